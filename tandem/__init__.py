@@ -1,0 +1,1 @@
+"""Contracts, client SDK and the ground that every Tandem service stands on."""
