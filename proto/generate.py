@@ -1,7 +1,7 @@
 """Generates the stubs in tandem/v1 from the contracts, lints them, and checks them for breaking changes.
 
-    python proto/generate.py            write the stubs and the image that later changes are held against
-    python proto/generate.py --check    fail if the stubs are stale, the lint complains, or a change would break a client
+    python proto/generate.py            write the stubs (and the image, when there is none)
+    python proto/generate.py --check    fail on stale stubs, lint, or a change that breaks a client
 
 The image (proto/released.binpb) is the contract as last released; `--release` replaces it.
 """

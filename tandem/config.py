@@ -75,9 +75,8 @@ def describe(cls: type, prefix: str) -> list[SettingDoc]:
     for field in dataclasses.fields(cls):
         meta = field.metadata
         low, high = meta.get("minimum"), meta.get("maximum")
-        limits = " | ".join(meta.get("choices", ())) or " ".join(
-            text for text in (f">= {low:g}" if low is not None else "", f"<= {high:g}" if high is not None else "") if text
-        )
+        bounds = [f">= {low:g}" if low is not None else "", f"<= {high:g}" if high is not None else ""]
+        limits = " | ".join(meta.get("choices", ())) or " ".join(filter(None, bounds))
         default = "(required)" if field.default is dataclasses.MISSING else _show(field.default)
         rows.append(
             SettingDoc(
@@ -135,12 +134,16 @@ def _check(name: str, value: Any, meta: Mapping[str, Any]) -> Any:
         return value
     if choices and value not in choices:
         raise ConfigError(f"{name}={value!r} is not one of: {', '.join(choices)}")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        # Written so that NaN fails as well.
-        if (low is not None and not value >= low) or (high is not None and not value <= high):
-            bounds = f"from {low:g}" * (low is not None) + f" to {high:g}" * (high is not None)
-            raise ConfigError(f"{name}={value} is out of range: {bounds.strip()}")
+    # Written so that NaN fails as well.
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"from {low:g}" * (low is not None) + f" to {high:g}" * (high is not None)
+        raise ConfigError(f"{name}={value} is out of range: {bounds.strip()}")
     return value
+
+
+def otlp_endpoint(environ: Mapping[str, str] | None = None) -> str:
+    """Returns the collector of the standard variable OTEL_EXPORTER_OTLP_ENDPOINT, or an empty string."""
+    return (os.environ if environ is None else environ).get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,4 +175,6 @@ class ServerConfig:
     )
     log_level: str = setting("info", help="Least severe log level.", choices=("debug", "info", "warning", "error"))
     log_format: str = setting("json", help="Form of a log line.", choices=("json", "text"))
-    otlp_endpoint: str = setting("", help="OTLP/gRPC collector that traces are sent to; empty sends none.")
+    otlp_endpoint: str = setting(
+        "", help="OTLP/gRPC collector for traces; empty means OTEL_EXPORTER_OTLP_ENDPOINT, else none."
+    )

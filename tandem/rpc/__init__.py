@@ -1,0 +1,1 @@
+"""What every Tandem server and client does the same way: statuses, identity, deadlines, health, traces."""
