@@ -1,0 +1,250 @@
+"""The asynchronous clients, for use inside a running event loop."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from tandem.client.requests import Turns, Upload, ask_request, timestamp, translated, upload_frames
+from tandem.rpc import channel as channels
+from tandem.v1 import audit_service_pb2 as audit
+from tandem.v1 import (
+    audit_service_pb2_grpc,
+    embedder_service_pb2_grpc,
+    generator_service_pb2_grpc,
+    retriever_service_pb2_grpc,
+    router_service_pb2_grpc,
+)
+from tandem.v1 import embedder_service_pb2 as embedder
+from tandem.v1 import generator_service_pb2 as generator
+from tandem.v1 import retriever_service_pb2 as retriever
+from tandem.v1 import router_service_pb2 as router
+
+
+class _AsyncClient:
+    stub: Callable[[Any], Any]
+
+    def __init__(self, target: str, *, token: str | None = None, timeout: float = channels.DEFAULT_TIMEOUT_S) -> None:
+        self._channel = channels.connect(target, token=token, default_timeout_s=timeout)
+        self._rpc = type(self).stub(self._channel)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(self, method: str, request: Any, timeout: float | None) -> Any:
+        with translated():
+            return await getattr(self._rpc, method)(request, timeout=timeout)
+
+    async def _stream(self, method: str, request: Any, timeout: float | None) -> AsyncIterator[Any]:
+        with translated():
+            call = getattr(self._rpc, method)(request, timeout=timeout)
+            try:
+                async for event in call:
+                    yield event
+            finally:
+                call.cancel()
+
+
+class AsyncRouterClient(_AsyncClient):
+    """Asks questions, asynchronously."""
+
+    stub = router_service_pb2_grpc.RouterServiceStub
+
+    async def ask(
+        self,
+        question: str,
+        *,
+        policy: str = "",
+        history: Turns = (),
+        max_passages: int | None = None,
+        as_of: datetime | None = None,
+        timeout: float | None = None,
+    ) -> router.Answer:
+        """Returns the whole answer; history is (question, answer) pairs, oldest first."""
+        request = ask_request(question, policy=policy, history=history, max_passages=max_passages, as_of=as_of)
+        answer: router.Answer = (await self._call("Ask", request, timeout)).answer
+        return answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        policy: str = "",
+        history: Turns = (),
+        max_passages: int | None = None,
+        as_of: datetime | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[router.StreamAskResponse]:
+        """Yields the events of an answer; closing the iterator cancels the call."""
+        ask = ask_request(question, policy=policy, history=history, max_passages=max_passages, as_of=as_of)
+        return self._stream("StreamAsk", router.StreamAskRequest(request=ask), timeout)
+
+    async def list_policies(self, *, timeout: float | None = None) -> router.ListPoliciesResponse:
+        """Returns the policies and the default one."""
+        response: router.ListPoliciesResponse = await self._call("ListPolicies", router.ListPoliciesRequest(), timeout)
+        return response
+
+
+class AsyncEmbedderClient(_AsyncClient):
+    """Embeds text, asynchronously."""
+
+    stub = embedder_service_pb2_grpc.EmbedderServiceStub
+
+    async def embed(self, texts: Sequence[str], *, timeout: float | None = None) -> embedder.EmbedResponse:
+        """Returns one vector for each text, in order; at most 512 texts."""
+        response: embedder.EmbedResponse = await self._call("Embed", embedder.EmbedRequest(texts=texts), timeout)
+        return response
+
+    def stream(
+        self, texts: AsyncIterable[str], *, timeout: float | None = None
+    ) -> AsyncIterator[embedder.StreamEmbedResponse]:
+        """Yields started, one embedding for each text, finished; texts may be endless."""
+
+        async def requests() -> AsyncIterator[embedder.StreamEmbedRequest]:
+            async for text in texts:
+                yield embedder.StreamEmbedRequest(text=text)
+
+        return self._stream("StreamEmbed", requests(), timeout)
+
+    async def get_model(self, *, timeout: float | None = None) -> embedder.GetEmbeddingModelResponse:
+        """Returns the model's name, hash, dimension and limits."""
+        request = embedder.GetEmbeddingModelRequest()
+        response: embedder.GetEmbeddingModelResponse = await self._call("GetEmbeddingModel", request, timeout)
+        return response
+
+
+class AsyncRetrieverClient(_AsyncClient):
+    """Keeps documents and searches them, asynchronously."""
+
+    stub = retriever_service_pb2_grpc.RetrieverServiceStub
+
+    def ingest(
+        self, uploads: Iterable[Upload], *, timeout: float | None = None
+    ) -> AsyncIterator[retriever.IngestDocumentsResponse]:
+        """Sends documents and yields started, one result for each, finished."""
+
+        async def frames() -> AsyncIterator[retriever.IngestDocumentsRequest]:
+            for frame in upload_frames(uploads):
+                yield frame
+
+        return self._stream("IngestDocuments", frames(), timeout)
+
+    async def search(
+        self,
+        query: str,
+        *,
+        top_k: int = 5,
+        mode: "retriever.SearchMode.ValueType" = retriever.SEARCH_MODE_HYBRID,
+        as_of: datetime | None = None,
+        timeout: float | None = None,
+    ) -> retriever.SearchResponse:
+        """Returns the best passages that the caller may see."""
+        request = retriever.SearchRequest(query=query, top_k=top_k, mode=mode, as_of=timestamp(as_of))
+        response: retriever.SearchResponse = await self._call("Search", request, timeout)
+        return response
+
+    async def get_document(
+        self, document_id: str, *, include_text: bool = False, timeout: float | None = None
+    ) -> retriever.GetDocumentResponse:
+        """Returns a document, with its extracted text if asked for."""
+        request = retriever.GetDocumentRequest(document_id=document_id, include_text=include_text)
+        response: retriever.GetDocumentResponse = await self._call("GetDocument", request, timeout)
+        return response
+
+    async def list_documents(self, *, timeout: float | None = None) -> AsyncIterator[retriever.Document]:
+        """Yields every document that the caller may see, page by page."""
+        token = ""
+        while True:
+            request = retriever.ListDocumentsRequest(page_token=token)
+            page: retriever.ListDocumentsResponse = await self._call("ListDocuments", request, timeout)
+            for document in page.documents:
+                yield document
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def delete_document(self, document_id: str, *, timeout: float | None = None) -> int:
+        """Removes a document and returns how many chunks went with it."""
+        request = retriever.DeleteDocumentRequest(document_id=document_id)
+        response: retriever.DeleteDocumentResponse = await self._call("DeleteDocument", request, timeout)
+        return response.num_chunks
+
+
+class AsyncGeneratorClient(_AsyncClient):
+    """Generates text, asynchronously."""
+
+    stub = generator_service_pb2_grpc.GeneratorServiceStub
+
+    async def generate(
+        self, request: generator.GenerateRequest, *, timeout: float | None = None
+    ) -> generator.GenerateResponse:
+        """Returns the whole text."""
+        response: generator.GenerateResponse = await self._call("Generate", request, timeout)
+        return response
+
+    def stream(
+        self, request: generator.GenerateRequest, *, timeout: float | None = None
+    ) -> AsyncIterator[generator.StreamGenerateResponse]:
+        """Yields started, deltas, finished; closing the iterator cancels the call."""
+        return self._stream("StreamGenerate", generator.StreamGenerateRequest(request=request), timeout)
+
+    async def list_adapters(self, *, timeout: float | None = None) -> AsyncIterator[generator.Adapter]:
+        """Yields every adapter that the caller may use."""
+        token = ""
+        while True:
+            page: generator.ListAdaptersResponse = await self._call(
+                "ListAdapters", generator.ListAdaptersRequest(page_token=token), timeout
+            )
+            for adapter in page.adapters:
+                yield adapter
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def get_model(self, *, timeout: float | None = None) -> generator.GetModelResponse:
+        """Returns the base model's name, hash and limits."""
+        response: generator.GetModelResponse = await self._call("GetModel", generator.GetModelRequest(), timeout)
+        return response
+
+
+class AsyncAuditClient(_AsyncClient):
+    """Reads and verifies the audit records of the caller's tenant, asynchronously."""
+
+    stub = audit_service_pb2_grpc.AuditServiceStub
+
+    async def get_records(self, answer_id: str, *, timeout: float | None = None) -> list[audit.AuditRecord]:
+        """Returns the records of one answer, opened first."""
+        request = audit.GetAuditRecordsRequest(answer_id=answer_id)
+        response: audit.GetAuditRecordsResponse = await self._call("GetAuditRecords", request, timeout)
+        return list(response.records)
+
+    async def list_records(
+        self, *, start: datetime | None = None, end: datetime | None = None, timeout: float | None = None
+    ) -> AsyncIterator[audit.AuditRecord]:
+        """Yields the tenant's records, newest first, page by page."""
+        token = ""
+        while True:
+            request = audit.ListAuditRecordsRequest(
+                page_token=token, start_time=timestamp(start), end_time=timestamp(end)
+            )
+            page: audit.ListAuditRecordsResponse = await self._call("ListAuditRecords", request, timeout)
+            for record in page.records:
+                yield record
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def verify(self, *, timeout: float | None = None) -> list[audit.ChainReport]:
+        """Recomputes every chain and returns a report on each."""
+        request = audit.VerifyAuditChainRequest()
+        response: audit.VerifyAuditChainResponse = await self._call("VerifyAuditChain", request, timeout)
+        return list(response.chains)

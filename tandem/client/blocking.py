@@ -1,0 +1,233 @@
+"""The blocking clients."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from tandem.client.requests import Turns, Upload, ask_request, timestamp, translated, upload_frames
+from tandem.rpc import channel as channels
+from tandem.v1 import audit_service_pb2 as audit
+from tandem.v1 import (
+    audit_service_pb2_grpc,
+    embedder_service_pb2_grpc,
+    generator_service_pb2_grpc,
+    retriever_service_pb2_grpc,
+    router_service_pb2_grpc,
+)
+from tandem.v1 import embedder_service_pb2 as embedder
+from tandem.v1 import generator_service_pb2 as generator
+from tandem.v1 import retriever_service_pb2 as retriever
+from tandem.v1 import router_service_pb2 as router
+
+
+class _Client:
+    stub: Callable[[Any], Any]
+
+    def __init__(self, target: str, *, token: str | None = None, timeout: float = channels.DEFAULT_TIMEOUT_S) -> None:
+        self._channel = channels.connect_sync(target, token=token, default_timeout_s=timeout)
+        self._rpc = type(self).stub(self._channel)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _call(self, method: str, request: Any, timeout: float | None) -> Any:
+        with translated():
+            return getattr(self._rpc, method)(request, timeout=timeout)
+
+    def _stream(self, method: str, request: Any, timeout: float | None) -> Iterator[Any]:
+        with translated():
+            call = getattr(self._rpc, method)(request, timeout=timeout)
+            try:
+                yield from call
+            finally:
+                call.cancel()
+
+
+class RouterClient(_Client):
+    """Asks questions."""
+
+    stub = router_service_pb2_grpc.RouterServiceStub
+
+    def ask(
+        self,
+        question: str,
+        *,
+        policy: str = "",
+        history: Turns = (),
+        max_passages: int | None = None,
+        as_of: datetime | None = None,
+        timeout: float | None = None,
+    ) -> router.Answer:
+        """Returns the whole answer; history is (question, answer) pairs, oldest first."""
+        request = ask_request(question, policy=policy, history=history, max_passages=max_passages, as_of=as_of)
+        answer: router.Answer = self._call("Ask", request, timeout).answer
+        return answer
+
+    def stream(
+        self,
+        question: str,
+        *,
+        policy: str = "",
+        history: Turns = (),
+        max_passages: int | None = None,
+        as_of: datetime | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[router.StreamAskResponse]:
+        """Yields the events of an answer; leaving the loop cancels the call."""
+        ask = ask_request(question, policy=policy, history=history, max_passages=max_passages, as_of=as_of)
+        return self._stream("StreamAsk", router.StreamAskRequest(request=ask), timeout)
+
+    def list_policies(self, *, timeout: float | None = None) -> router.ListPoliciesResponse:
+        """Returns the policies and the default one."""
+        response: router.ListPoliciesResponse = self._call("ListPolicies", router.ListPoliciesRequest(), timeout)
+        return response
+
+
+class EmbedderClient(_Client):
+    """Embeds text."""
+
+    stub = embedder_service_pb2_grpc.EmbedderServiceStub
+
+    def embed(self, texts: Sequence[str], *, timeout: float | None = None) -> embedder.EmbedResponse:
+        """Returns one vector for each text, in order; at most 512 texts."""
+        response: embedder.EmbedResponse = self._call("Embed", embedder.EmbedRequest(texts=texts), timeout)
+        return response
+
+    def stream(self, texts: Iterable[str], *, timeout: float | None = None) -> Iterator[embedder.StreamEmbedResponse]:
+        """Yields started, one embedding for each text, finished; texts may be endless."""
+        requests = (embedder.StreamEmbedRequest(text=text) for text in texts)
+        return self._stream("StreamEmbed", requests, timeout)
+
+    def get_model(self, *, timeout: float | None = None) -> embedder.GetEmbeddingModelResponse:
+        """Returns the model's name, hash, dimension and limits."""
+        request = embedder.GetEmbeddingModelRequest()
+        response: embedder.GetEmbeddingModelResponse = self._call("GetEmbeddingModel", request, timeout)
+        return response
+
+
+class RetrieverClient(_Client):
+    """Keeps documents and searches them."""
+
+    stub = retriever_service_pb2_grpc.RetrieverServiceStub
+
+    def ingest(
+        self, uploads: Iterable[Upload], *, timeout: float | None = None
+    ) -> Iterator[retriever.IngestDocumentsResponse]:
+        """Sends documents and yields started, one result for each, finished."""
+        return self._stream("IngestDocuments", upload_frames(uploads), timeout)
+
+    def search(
+        self,
+        query: str,
+        *,
+        top_k: int = 5,
+        mode: "retriever.SearchMode.ValueType" = retriever.SEARCH_MODE_HYBRID,
+        as_of: datetime | None = None,
+        timeout: float | None = None,
+    ) -> retriever.SearchResponse:
+        """Returns the best passages that the caller may see."""
+        request = retriever.SearchRequest(query=query, top_k=top_k, mode=mode, as_of=timestamp(as_of))
+        response: retriever.SearchResponse = self._call("Search", request, timeout)
+        return response
+
+    def get_document(
+        self, document_id: str, *, include_text: bool = False, timeout: float | None = None
+    ) -> retriever.GetDocumentResponse:
+        """Returns a document, with its extracted text if asked for."""
+        request = retriever.GetDocumentRequest(document_id=document_id, include_text=include_text)
+        response: retriever.GetDocumentResponse = self._call("GetDocument", request, timeout)
+        return response
+
+    def list_documents(self, *, timeout: float | None = None) -> Iterator[retriever.Document]:
+        """Yields every document that the caller may see, page by page."""
+        token = ""
+        while True:
+            request = retriever.ListDocumentsRequest(page_token=token)
+            page: retriever.ListDocumentsResponse = self._call("ListDocuments", request, timeout)
+            yield from page.documents
+            token = page.next_page_token
+            if not token:
+                return
+
+    def delete_document(self, document_id: str, *, timeout: float | None = None) -> int:
+        """Removes a document and returns how many chunks went with it."""
+        request = retriever.DeleteDocumentRequest(document_id=document_id)
+        response: retriever.DeleteDocumentResponse = self._call("DeleteDocument", request, timeout)
+        return response.num_chunks
+
+
+class GeneratorClient(_Client):
+    """Generates text."""
+
+    stub = generator_service_pb2_grpc.GeneratorServiceStub
+
+    def generate(
+        self, request: generator.GenerateRequest, *, timeout: float | None = None
+    ) -> generator.GenerateResponse:
+        """Returns the whole text."""
+        response: generator.GenerateResponse = self._call("Generate", request, timeout)
+        return response
+
+    def stream(
+        self, request: generator.GenerateRequest, *, timeout: float | None = None
+    ) -> Iterator[generator.StreamGenerateResponse]:
+        """Yields started, deltas, finished; leaving the loop cancels the call."""
+        return self._stream("StreamGenerate", generator.StreamGenerateRequest(request=request), timeout)
+
+    def list_adapters(self, *, timeout: float | None = None) -> Iterator[generator.Adapter]:
+        """Yields every adapter that the caller may use."""
+        token = ""
+        while True:
+            page: generator.ListAdaptersResponse = self._call(
+                "ListAdapters", generator.ListAdaptersRequest(page_token=token), timeout
+            )
+            yield from page.adapters
+            token = page.next_page_token
+            if not token:
+                return
+
+    def get_model(self, *, timeout: float | None = None) -> generator.GetModelResponse:
+        """Returns the base model's name, hash and limits."""
+        response: generator.GetModelResponse = self._call("GetModel", generator.GetModelRequest(), timeout)
+        return response
+
+
+class AuditClient(_Client):
+    """Reads and verifies the audit records of the caller's tenant."""
+
+    stub = audit_service_pb2_grpc.AuditServiceStub
+
+    def get_records(self, answer_id: str, *, timeout: float | None = None) -> list[audit.AuditRecord]:
+        """Returns the records of one answer, opened first."""
+        request = audit.GetAuditRecordsRequest(answer_id=answer_id)
+        response: audit.GetAuditRecordsResponse = self._call("GetAuditRecords", request, timeout)
+        return list(response.records)
+
+    def list_records(
+        self, *, start: datetime | None = None, end: datetime | None = None, timeout: float | None = None
+    ) -> Iterator[audit.AuditRecord]:
+        """Yields the tenant's records, newest first, page by page."""
+        token = ""
+        while True:
+            request = audit.ListAuditRecordsRequest(
+                page_token=token, start_time=timestamp(start), end_time=timestamp(end)
+            )
+            page: audit.ListAuditRecordsResponse = self._call("ListAuditRecords", request, timeout)
+            yield from page.records
+            token = page.next_page_token
+            if not token:
+                return
+
+    def verify(self, *, timeout: float | None = None) -> list[audit.ChainReport]:
+        """Recomputes every chain and returns a report on each."""
+        request = audit.VerifyAuditChainRequest()
+        response: audit.VerifyAuditChainResponse = self._call("VerifyAuditChain", request, timeout)
+        return list(response.chains)

@@ -1,0 +1,80 @@
+"""What the blocking and the asynchronous clients share: building requests, and turning statuses into errors."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tandem.rpc.status import from_rpc_error
+from tandem.v1 import retriever_service_pb2 as retriever
+from tandem.v1 import router_service_pb2 as router
+
+DATA_FRAME_BYTES = 512 * 1024
+Turns = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Is a document to be ingested; the fields are those of DocumentHeader."""
+
+    document_id: str
+    source: str
+    data: bytes
+    media_type: str = ""
+    title: str = ""
+    groups: Sequence[str] = ()
+    valid_from: datetime | None = None
+    valid_until: datetime | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+def ask_request(
+    question: str, *, policy: str, history: Turns, max_passages: int | None, as_of: datetime | None
+) -> router.AskRequest:
+    """Returns the request for a question; history is (question, answer) pairs, oldest first."""
+    return router.AskRequest(
+        question=question,
+        policy=policy,
+        history=[router.Turn(question=asked, answer=answered) for asked, answered in history],
+        max_passages=max_passages,
+        as_of=timestamp(as_of),
+    )
+
+
+def upload_frames(uploads: Iterable[Upload]) -> Iterator[retriever.IngestDocumentsRequest]:
+    """Yields a header and data frames for each document; documents are taken one at a time."""
+    for upload in uploads:
+        header = retriever.DocumentHeader(
+            document_id=upload.document_id,
+            source=upload.source,
+            media_type=upload.media_type,
+            title=upload.title,
+            groups=upload.groups,
+            valid_from=timestamp(upload.valid_from),
+            valid_until=timestamp(upload.valid_until),
+            attributes=upload.attributes,
+        )
+        yield retriever.IngestDocumentsRequest(header=header)
+        for start in range(0, len(upload.data), DATA_FRAME_BYTES):
+            yield retriever.IngestDocumentsRequest(data=upload.data[start : start + DATA_FRAME_BYTES])
+
+
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """Returns the message for a moment; one without a zone is taken as UTC."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raises a tandem.errors.TandemError in place of a gRPC error."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from None
