@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from tandem.errors import PermissionDenied, Unauthenticated
 from tandem.security import Principal
 
+# Metadata in which a service names the principal that it speaks for.
+PRINCIPAL_KEY = "x-tandem-principal-bin"
+
 
 @dataclass(frozen=True)
 class Call:

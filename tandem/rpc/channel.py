@@ -8,7 +8,6 @@ import grpc
 from opentelemetry import propagate
 
 from tandem.rpc import call
-from tandem.rpc.interceptors import PRINCIPAL_KEY
 
 DEFAULT_TIMEOUT_S = 30.0
 # Calls that may be sent again because doing them twice is doing them once. gRPC itself retries only while no part of
@@ -58,7 +57,7 @@ class _Outgoing:
             rows.append(("authorization", f"Bearer {self._token}"))
         current = call.current()
         if self._forward and current is not None and current.principal is not None:
-            rows.append((PRINCIPAL_KEY, current.principal.to_json().encode()))
+            rows.append((call.PRINCIPAL_KEY, current.principal.to_json().encode()))
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         rows.extend(carrier.items())

@@ -31,7 +31,6 @@ from tandem.rpc import call, status
 from tandem.security import Authenticator, Principal
 from tandem.telemetry import RpcMetrics
 
-PRINCIPAL_KEY = "x-tandem-principal-bin"
 _OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 # Codes that are the server's fault, by the semantic conventions for RPC server spans.
 _SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -177,7 +176,7 @@ class Guard(grpc.aio.ServerInterceptor):
         for key, value in context.invocation_metadata() or ():
             if key == "authorization" and isinstance(value, str) and value.lower().startswith("bearer "):
                 token = value[7:].strip()
-            elif key == PRINCIPAL_KEY:
+            elif key == call.PRINCIPAL_KEY:
                 forwarded = value
         if not token:
             raise Unauthenticated('metadata "authorization: Bearer <token>" is missing')
@@ -189,7 +188,7 @@ class Guard(grpc.aio.ServerInterceptor):
         try:
             return Principal.from_json(forwarded)
         except ValueError:
-            raise InvalidInput.of(PRINCIPAL_KEY, "is not a principal") from None
+            raise InvalidInput.of(call.PRINCIPAL_KEY, "is not a principal") from None
 
 
 async def _abort(context: Context, error: TandemError) -> None:
