@@ -1,0 +1,1 @@
+"""Text generation: prompts in, tokens out, with adapters per tenant."""

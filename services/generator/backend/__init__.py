@@ -1,0 +1,1 @@
+"""The torch room of the generator: weights, adapters and the model runner."""

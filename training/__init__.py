@@ -1,0 +1,1 @@
+"""Fine-tuning: adapters that answer from their weights or read passages well."""
