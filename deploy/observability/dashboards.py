@@ -1,0 +1,257 @@
+"""Writes the Grafana dashboard "Tandem" with grafana-foundation-sdk.
+
+python -m deploy.observability.dashboards            writes grafana/tandem.json
+python -m deploy.observability.dashboards --check    fails when the file is not what this script makes
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import LegendDisplayMode, LegendPlacement, TooltipDisplayMode
+from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DataSourceRef
+
+from deploy.observability.telemetry import reconcile
+
+FILE = Path(__file__).resolve().parent / "grafana" / "tandem.json"
+_SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+_WIDTH, _HEIGHT = 8, 8
+
+
+@dataclass(frozen=True)
+class Query:
+    """Is one expression with the legend of its series."""
+
+    expression: str
+    legend: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Is one panel; about says what a reader may conclude from it."""
+
+    title: str
+    about: str
+    unit: str
+    queries: Sequence[Query]
+    maximum: float | None = None
+
+
+def _rate(series: str, *by: str) -> str:
+    inner = f"rate({series}[$__rate_interval])"
+    return f"sum by ({', '.join(by)}) ({inner})" if by else f"sum({inner})"
+
+
+def _quantiles(histogram: str, *by: str) -> list[Query]:
+    labels = "".join(f"{{{{{label}}}}} " for label in by)
+    rate = _rate(f"{histogram}_bucket", "le", *by)
+    return [Query(f"histogram_quantile({q / 100:g}, {rate})", f"{labels}p{q}") for q in (50, 95)]
+
+
+def _share(part: str, whole: str) -> str:
+    # clamp_min keeps a quiet system at 0 instead of a division by nothing.
+    return f"{part} / clamp_min({whole}, 1e-9)"
+
+
+_ANSWERS = "tandem_router_answers_total"
+ROWS: dict[str, list[Graph]] = {
+    "Answers": [
+        Graph(
+            "Answers by policy and route",
+            "Which path answers, and which policy chose it.",
+            "reqps",
+            [Query(_rate(_ANSWERS, "policy", "route"), "{{policy}} / {{route}}")],
+        ),
+        Graph(
+            "Answers by outcome",
+            "How answers end.",
+            "reqps",
+            [Query(_rate(_ANSWERS, "outcome"), "{{outcome}}")],
+        ),
+        Graph(
+            "Escalated share",
+            "Drafts given up for another path, of all answers of the policy. 1 means that no draft was good enough.",
+            "percentunit",
+            [
+                Query(
+                    _share(_rate("tandem_router_escalations_total", "policy"), _rate(_ANSWERS, "policy")), "{{policy}}"
+                )
+            ],
+            maximum=1,
+        ),
+        Graph(
+            "Confidence of drafts",
+            "Median and lower tenth by path. A fall tells of questions that the adapter was not trained for.",
+            "percentunit",
+            [
+                Query(
+                    f"histogram_quantile({q}, {_rate('tandem_router_confidence_ratio_bucket', 'le', 'route')})",
+                    f"{{{{route}}}} p{q * 100:g}",
+                )
+                for q in (0.5, 0.1)
+            ],
+            maximum=1,
+        ),
+        Graph(
+            "Degraded answers by missing part",
+            "Answers given without a part that was down.",
+            "reqps",
+            [Query(_rate("tandem_router_degraded_total", "component"), "{{component}}")],
+        ),
+        Graph(
+            "Answers under way and waiting",
+            "Questions beyond the waiting room are refused.",
+            "short",
+            [
+                Query("sum(tandem_router_open_answers)", "being made"),
+                Query("sum(tandem_router_waiting_answers)", "waiting"),
+                Query(_rate("tandem_router_refused_total"), "refused a second"),
+            ],
+        ),
+    ],
+    "Time": [
+        Graph(
+            "Stages of an answer",
+            "Where the time of an answer goes.",
+            "s",
+            _quantiles("tandem_router_stage_seconds", "stage"),
+        ),
+        Graph(
+            "Time to the first token",
+            "From the arrival of a generation to its first token, the wait for a slot included.",
+            "s",
+            _quantiles("tandem_generator_time_to_first_token_seconds"),
+        ),
+        Graph(
+            "Audit append",
+            "How long an answer waits for its record to be durable.",
+            "s",
+            _quantiles("tandem_router_audit_append_seconds"),
+        ),
+    ],
+    "Calls": [
+        Graph(
+            "Calls by service",
+            "Calls a second that each method serves.",
+            "reqps",
+            [Query(_rate("rpc_server_call_duration_seconds_count", "rpc_method"), "{{rpc_method}}")],
+        ),
+        Graph(
+            "Failed calls by code",
+            "Calls that did not end with OK.",
+            "reqps",
+            [
+                Query(
+                    _rate(
+                        'rpc_server_call_duration_seconds_count{rpc_response_status_code!="OK"}',
+                        "rpc_method",
+                        "rpc_response_status_code",
+                    ),
+                    "{{rpc_method}} {{rpc_response_status_code}}",
+                )
+            ],
+        ),
+        Graph(
+            "Duration of calls, 95th percentile",
+            "Streams last as long as their answer.",
+            "s",
+            [_quantiles("rpc_server_call_duration_seconds", "rpc_method")[1]],
+        ),
+    ],
+    "Work": [
+        Graph(
+            "Queues",
+            "What waits for the models. A queue that only grows needs another replica.",
+            "short",
+            [
+                Query("sum(tandem_embedder_queue_texts)", "texts to embed"),
+                Query("sum(tandem_generator_queue_sequences)", "generations"),
+            ],
+        ),
+        Graph(
+            "Tokens",
+            "Tokens that the models work through.",
+            "short",
+            [
+                Query(_rate("tandem_generator_tokens_total", "direction"), "generator {{direction}}"),
+                Query(_rate("tandem_embedder_tokens_total"), "embedder"),
+            ],
+        ),
+        Graph(
+            "Ingest",
+            "Documents a second by what became of them.",
+            "short",
+            [Query(_rate("tandem_retriever_documents_total", "state"), "{{state}}")],
+        ),
+    ],
+}
+
+
+def expressions() -> list[str]:
+    """Returns every expression of the dashboard."""
+    return [query.expression for graphs in ROWS.values() for graph in graphs for query in graph.queries]
+
+
+def _panel(graph: Graph, number: int) -> timeseries.Panel:
+    legend = (
+        common.VizLegendOptions()
+        .show_legend(True)
+        .display_mode(LegendDisplayMode.LIST)
+        .placement(LegendPlacement.BOTTOM)
+    )
+    panel = (
+        timeseries.Panel()
+        .id(number)
+        .title(graph.title)
+        .description(graph.about)
+        .datasource(_SOURCE)
+        .unit(graph.unit)
+        .min(0)
+        .span(_WIDTH)
+        .height(_HEIGHT)
+        .legend(legend)
+        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI))
+    )
+    if graph.maximum is not None:
+        panel = panel.max(graph.maximum)
+    for index, query in enumerate(graph.queries):
+        target = prometheus.Dataquery().expr(query.expression).legend_format(query.legend).range()
+        panel = panel.with_target(target.ref_id(chr(ord("A") + index)).datasource(_SOURCE))
+    return panel
+
+
+def build() -> str:
+    """Returns the dashboard as JSON."""
+    board = (
+        dashboard.Dashboard("Tandem")
+        .uid("tandem")
+        .description("Which path answers, how well, how fast, and what the parts behind it do.")
+        .tags(["tandem"])
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .time("now-1h", "now")
+        .refresh("30s")
+        .timezone("browser")
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+    )
+    numbers = itertools.count(1)
+    for title, graphs in ROWS.items():
+        board = board.with_row(dashboard.Row(title).id(next(numbers)))
+        for graph in graphs:
+            board = board.with_panel(_panel(graph, next(numbers)))
+    return JSONEncoder(sort_keys=True, indent=2).encode(board.build()) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes or checks the dashboard; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Writes the Grafana dashboard.")
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    return reconcile(FILE, build(), check=parser.parse_args(arguments).check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
