@@ -6,6 +6,7 @@ understand: a misspelt variable stops the start with the nearest real name, inst
 
 import dataclasses
 import difflib
+import math
 import os
 import types
 import typing
@@ -134,10 +135,11 @@ def _check(name: str, value: Any, meta: Mapping[str, Any]) -> Any:
         return value
     if choices and value not in choices:
         raise ConfigError(f"{name}={value!r} is not one of: {', '.join(choices)}")
-    # Written so that NaN fails as well.
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        bounds = f"from {low:g}" * (low is not None) + f" to {high:g}" * (high is not None)
-        raise ConfigError(f"{name}={value} is out of range: {bounds.strip()}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name}={value} is not a finite number")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = [f"from {low:g}" if low is not None else "", f"to {high:g}" if high is not None else ""]
+        raise ConfigError(f"{name}={value} is out of range: {' '.join(filter(None, bounds))}")
     return value
 
 
