@@ -49,7 +49,7 @@ class Principal:
         try:
             row = json.loads(text)
             return cls.from_mapping(row)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError("not a principal") from error
 
     @classmethod
@@ -63,6 +63,7 @@ class Principal:
             raise ValueError("groups and roles must be lists")
         if not all(isinstance(item, str) for item in [*groups, *roles]):
             raise ValueError("groups and roles must hold strings")
+        "".join([subject, tenant, *groups]).encode()  # refuses lone surrogates: they cannot be stored or sent
         if unknown := set(roles) - set(ROLES):
             raise ValueError(f"unknown roles {sorted(unknown)}; known are {', '.join(ROLES)}")
         return cls(subject=subject, tenant=tenant, groups=frozenset(groups), roles=frozenset(roles))
@@ -131,7 +132,8 @@ def write_secret(path: Path, text: str) -> None:
     """Writes a file that only its owner can read, in one step: there is no moment when it is open or half written."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    scratch.unlink(missing_ok=True)  # left by a crash, perhaps with another mode
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()
