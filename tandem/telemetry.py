@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import threading
+import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -35,7 +36,7 @@ LOG_FIELDS = {
     "message": "What happened; a constant text.",
     "trace_id": "The trace that the line belongs to, where there is one.",
     "span_id": "The span that the line belongs to, where there is one.",
-    "exception": "The traceback, where there is one.",
+    "exception": "The traceback, where there is one: types and places, for what exceptions say may quote a caller.",
 }
 # From 1 ms to 60 s: a no-op call and a long generation both fall into the middle of the range.
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -118,7 +119,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line without its end."""
-        row: dict[str, Any] = {
+        row: dict[str, Any] = _extras(record) | {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),
             "service": self._service,
@@ -126,9 +127,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         row |= _trace_ids()
-        row |= _extras(record)
-        if record.exc_info:
-            row["exception"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1]:
+            row["exception"] = _places(record.exc_info[1])
         return json.dumps(row, ensure_ascii=False, default=str)
 
 
@@ -140,7 +140,7 @@ class TextFormatter(logging.Formatter):
         when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         extras = " ".join(f"{key}={value}" for key, value in _extras(record).items())
         line = f"{when} {record.levelname.lower():7} {record.getMessage()} {extras}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return f"{line}\n{_places(record.exc_info[1])}" if record.exc_info and record.exc_info[1] else line
 
 
 def _setup_logging(service: str, config: ServerConfig) -> None:
@@ -159,3 +159,13 @@ def _trace_ids() -> dict[str, str]:
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _places(error: BaseException) -> str:
+    """Returns the tracebacks of an exception and its causes without their messages."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.insert(0, link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return "\n".join("".join([*traceback.format_tb(item.__traceback__), type(item).__name__]) for item in chain)
