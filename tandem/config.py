@@ -148,6 +148,11 @@ def otlp_endpoint(environ: Mapping[str, str] | None = None) -> str:
     return (os.environ if environ is None else environ).get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 
 
+def inherited_environment() -> dict[str, str]:
+    """Returns this process's environment, to be handed to a child."""
+    return dict(os.environ)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """Holds the knobs that all services share; each service's own dataclass extends it."""

@@ -1,0 +1,5 @@
+"""The `tandem` command line."""
+
+from tandem.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,37 @@
+"""The root of the command line: its own commands, and those that other packages bring by entry point."""
+
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from tandem.cli import ask, audit, documents, models, tokens, up
+from tandem.cli.output import fail
+from tandem.errors import ConfigError, TandemError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Answer an enterprise's questions from a fine-tuned model, from retrieved evidence, or from both.\n\n"
+    "Start with `tandem up`, then `tandem ingest FOLDER` and `tandem ask QUESTION`. Every command takes --json.",
+)
+up.register(app)
+ask.register(app)
+documents.register(app)
+models.register(app)
+app.add_typer(audit.app, name="audit")
+app.add_typer(tokens.app, name="tokens")
+for _entry in entry_points(group="tandem.commands"):
+    app.add_typer(_entry.load(), name=_entry.name)
+
+
+def main() -> None:
+    """Runs the command line; failures become one readable line and exit status 1."""
+    try:
+        app()
+    except (TandemError, ConfigError) as error:
+        fail(error, as_json="--json" in sys.argv)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,138 @@
+"""`tandem ask`: a question, and an answer that shows what it rests on."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from tandem.cli.output import AsJson, console, print_json, print_json_lines
+from tandem.cli.session import As, target
+from tandem.client import RouterClient
+from tandem.errors import InvalidInput
+from tandem.v1 import router_service_pb2 as router
+
+ROUTES = {
+    router.ROUTE_FINETUNED: "fine-tuned model, from its weights",
+    router.ROUTE_RAG: "retrieved evidence",
+    router.ROUTE_UNSPECIFIED: "none",
+}
+_STYLES = {
+    router.DecisionStep.KIND_ESCALATE: "yellow",
+    router.DecisionStep.KIND_FALL_BACK: "red",
+    router.DecisionStep.KIND_ABSTAIN: "magenta",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("ask")(ask)
+    app.command("policies")(policies)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    policy: Annotated[str, typer.Option(help="finetuned, rag or cascade; empty means the server's default.")] = "",
+    after: Annotated[
+        list[str] | None,
+        typer.Option(help="An earlier question of this conversation; repeat it for more, oldest first."),
+    ] = None,
+    as_of: Annotated[str, typer.Option(help="Answer by what was valid on this date, YYYY-MM-DD.")] = "",
+    principal: As = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a question and watch the answer being made; --json prints the events of the stream, one a line.
+
+    Example: tandem ask "How soon must I report a theft?" --policy cascade
+    """
+    to = target("router", principal)
+    moment = _date(as_of)
+    history = [(question, "") for question in after or ()]
+    with RouterClient(to.address, token=to.token, timeout=to.timeout) as client:
+        events = client.stream(question, policy=policy, history=history, as_of=moment)
+        if as_json:
+            print_json_lines(events)
+        else:
+            console.print(render(watch(events)))
+
+
+def policies(principal: As = None, as_json: AsJson = False) -> None:
+    """List the policies that this router can answer by."""
+    to = target("router", principal)
+    with RouterClient(to.address, token=to.token, timeout=to.timeout) as client:
+        listed = client.list_policies()
+    if as_json:
+        print_json(listed)
+        return
+    for row in listed.policies:
+        mark = " (default)" if row.name == listed.default_policy else ""
+        console.print(f"[bold]{row.name}[/]{mark}: {row.description}")
+
+
+def watch(events: Iterable[router.StreamAskResponse]) -> router.Answer:
+    """Shows the draft while it grows, and returns the final answer."""
+    draft = ""
+    answer = router.Answer()
+    with Live(console=console, transient=True, refresh_per_second=12) as live:
+        for event in events:
+            kind = event.WhichOneof("event")
+            if kind == "decision":
+                draft = ""
+                live.update(Text(f"… {event.decision.reason}", style="dim"))
+            elif kind == "delta":
+                draft += event.delta.text
+                live.update(Text(draft, style="dim"))
+            elif kind == "finished":
+                answer = event.finished.answer
+    return answer
+
+
+def render(answer: router.Answer) -> RenderableType:
+    """Returns an answer with its route, reasons, confidence, citations and timings."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    grid.add_row("answer", Text(answer.text, style="bold magenta" if answer.abstained else "bold green"))
+    grid.add_row("route", f"{answer.decision.policy} → {ROUTES[answer.decision.route]}")
+    for step in answer.decision.steps:
+        grid.add_row("", Text(f"· {step.reason}", style=_STYLES.get(step.kind, "")))
+    for missing in answer.degraded:
+        grid.add_row("degraded", Text(f"{missing.component}: {missing.effect}", style="red"))
+    if answer.HasField("confidence"):
+        kind = answer.confidence.calibration or "uncalibrated"
+        grid.add_row("confidence", f"{answer.confidence.value:.2f} ({kind})")
+    grid.add_row("sources", _citations(answer.citations))
+    weights = answer.lineage.model + (f" + adapter {answer.lineage.adapter}" if answer.lineage.adapter else "")
+    if weights:
+        grid.add_row("weights", weights)
+    grid.add_row(
+        "timings", "  ".join(f"{t.stage} {t.duration.ToTimedelta().total_seconds():.2f}s" for t in answer.timings)
+    )
+    grid.add_row("record", answer.answer_id)
+    return grid
+
+
+def _citations(citations: Sequence[router.Citation]) -> RenderableType:
+    if not citations:
+        return Text("none", style="dim")
+    rows = []
+    for citation in citations:
+        span = citation.document_span
+        page = f", page {citation.page}" if citation.HasField("page") else ""
+        rows.append(Text(f"{citation.title} [{citation.document_id}{page}, characters {span.start} to {span.end}]"))
+        rows.append(Padding(Text(f"“{' '.join(citation.quote.split())}”", style="italic"), (0, 0, 0, 2)))
+    return Group(*rows)
+
+
+def _date(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise InvalidInput.of("--as-of", f"is not a date like 2026-01-31: {text!r}") from None

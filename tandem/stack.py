@@ -1,0 +1,141 @@
+"""What `tandem up` runs: ports, folders, tokens and settings of the four services on one machine."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tandem.config import inherited_environment
+from tandem.errors import ConfigError
+from tandem.security import Principal, issue, write_secret
+from tandem.supervisor import Spec, free_port
+
+# In the order of starting; stopping goes the other way round.
+SERVICES = {
+    "embedder": "tandem.v1.EmbedderService",
+    "retriever": "tandem.v1.RetrieverService",
+    "generator": "tandem.v1.GeneratorService",
+    "router": "tandem.v1.RouterService",
+}
+DEFAULT_PORT = 7700
+_METRICS_OFFSET = 2000
+DEVELOPER = {
+    "dev": Principal(
+        subject="dev", tenant="default", groups=frozenset(), roles=frozenset({"user", "editor", "auditor"})
+    )
+}
+
+
+@dataclass(frozen=True)
+class Home:
+    """Is the folder in which a stack keeps everything: tokens, data, logs."""
+
+    path: Path
+
+    @property
+    def tokens(self) -> Path:
+        """Hashes of the accepted tokens; read by the services."""
+        return self.path / "tokens.json"
+
+    @property
+    def credentials(self) -> Path:
+        """Tokens by the name of their principal; read by the command line, and by nobody else."""
+        return self.path / "credentials.json"
+
+    @property
+    def endpoints(self) -> Path:
+        """Addresses of the running services."""
+        return self.path / "endpoints.json"
+
+    def secret(self, service: str) -> Path:
+        """The token that a service presents to its peers."""
+        return self.path / "secrets" / f"{service}.token"
+
+    def data(self, name: str) -> Path:
+        """A file or folder of a service's own."""
+        return self.path / "data" / name
+
+
+def prepare(home: Home, principals: Mapping[str, Principal]) -> None:
+    """Makes the folders, and the tokens where there are none yet.
+
+    Principals that the token file lacks are added by drawing all tokens anew; a token file that holds them all stays.
+    """
+    for folder in (home.path, home.data(""), home.path / "adapters"):
+        folder.mkdir(parents=True, exist_ok=True)
+    if home.credentials.exists() and home.tokens.exists():
+        known = json.loads(home.credentials.read_text())
+        if set(principals) <= set(known) and all(home.secret(name).exists() for name in SERVICES):
+            return
+    services = {
+        f"service:{name}": Principal(subject=name, tenant="tandem", roles=frozenset({"service", "user"}))
+        for name in SERVICES
+    }
+    text, tokens = issue({**principals, **services})
+    write_secret(home.tokens, text)
+    for name in SERVICES:
+        write_secret(home.secret(name), tokens.pop(f"service:{name}") + "\n")
+    write_secret(home.credentials, json.dumps(tokens, indent=1) + "\n")
+
+
+def read_principals(path: Path) -> dict[str, Principal]:
+    """Reads a JSON object of principals by name; raises ConfigError when it is none."""
+    try:
+        return {name: Principal.from_mapping(row) for name, row in json.loads(path.read_text()).items()}
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} does not hold principals by name: {error}") from error
+
+
+def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None) -> list[Spec]:
+    """Returns how to run the four services; port is the router's, the others follow it, and 0 takes free ones.
+
+    A variable that is set in this process's environment wins over the one worked out here.
+    """
+    order = ["router", "embedder", "retriever", "generator"]
+    ports = {name: (port + index if port else free_port()) for index, name in enumerate(order)}
+    metrics = {name: (ports[name] + _METRICS_OFFSET if port else free_port()) for name in order}
+    address = {name: f"127.0.0.1:{ports[name]}" for name in order}
+    own: dict[str, dict[str, str]] = {
+        "embedder": {},
+        "retriever": {
+            "RETRIEVER_MILVUS_URI": str(home.data("milvus.db").resolve()),
+            "RETRIEVER_EMBEDDER": address["embedder"],
+        },
+        "generator": {"GENERATOR_ADAPTER_DIR": str((adapters or home.path / "adapters").resolve())},
+        "router": {
+            "ROUTER_AUDIT_URL": f"sqlite:///{home.data('audit.db').resolve()}",
+            "ROUTER_EMBEDDER": address["embedder"],
+            "ROUTER_RETRIEVER": address["retriever"],
+            "ROUTER_GENERATOR": address["generator"],
+        },
+    }
+    result = []
+    for name, health in SERVICES.items():
+        prefix = name.upper()
+        common = {
+            f"{prefix}_LISTEN": address[name],
+            f"{prefix}_METRICS_LISTEN": f"127.0.0.1:{metrics[name]}",
+            f"{prefix}_TOKEN_FILE": str(home.tokens.resolve()),
+            f"{prefix}_CREDENTIAL_FILE": str(home.secret(name).resolve()),
+        }
+        # Two model processes share the machine's cores: waiting threads must not spin.
+        quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {**quiet, **common, **own[name], **inherited_environment()}
+        result.append(
+            Spec(
+                name=name,
+                health=health,
+                listen=environment[f"{prefix}_LISTEN"],
+                metrics_listen=environment[f"{prefix}_METRICS_LISTEN"],
+                environment=environment,
+            )
+        )
+    return result
+
+
+def write_endpoints(home: Home, running: list[Spec]) -> None:
+    """Leaves the addresses where the command line finds them."""
+    rows = {spec.name: {"grpc": spec.listen, "metrics": spec.metrics_listen} for spec in running}
+    home.endpoints.write_text(json.dumps(rows, indent=1) + "\n")
