@@ -170,7 +170,8 @@ ROWS: dict[str, list[Graph]] = {
             "short",
             [
                 Query("sum(tandem_embedder_queue_texts)", "texts to embed"),
-                Query("sum(tandem_generator_queue_sequences)", "generations"),
+                Query("sum(tandem_generator_waiting_sequences)", "sequences to start"),
+                Query("sum(tandem_generator_running_sequences)", "sequences being decoded"),
             ],
         ),
         Graph(
@@ -178,8 +179,9 @@ ROWS: dict[str, list[Graph]] = {
             "Tokens that the models work through.",
             "short",
             [
-                Query(_rate("tandem_generator_tokens_total", "direction"), "generator {{direction}}"),
-                Query(_rate("tandem_embedder_tokens_total"), "embedder"),
+                Query(_rate("tandem_generator_prefill_tokens_total"), "read"),
+                Query(_rate("tandem_generator_decode_tokens_total"), "generated"),
+                Query(_rate("tandem_embedder_tokens_total"), "embedded"),
             ],
         ),
         Graph(

@@ -1,7 +1,8 @@
 // Asks a Tandem router one question and prints the answer as it is made.
 //
-//   node ask.mjs --target localhost:7700 --token-file FILE [--policy NAME] [--timeout SECONDS] "question"
+//   node ask.mjs [--target HOST:PORT] --token-file FILE [--as NAME] [--policy NAME] [--timeout SECONDS] "question"
 //
+// FILE holds the token alone; with --as it is a credentials.json as `tandem up` writes it, and NAME is one of its names.
 // The answer goes to standard output, everything about it to standard error. Exits 0 after an answer, 1 after a failed
 // call, 2 for a wrong command line.
 import { readFileSync } from "node:fs";
@@ -75,7 +76,8 @@ function show(event) {
     case "decision": {
       const { kind, route, reason } = event.decision;
       const gone = kind === "KIND_ESCALATE" || kind === "KIND_FALL_BACK" ? " (the draft above is discarded)" : "";
-      note(`\n${word(kind, "KIND_")} ${word(route, "ROUTE_")}: ${reason}${gone}`);
+      if (drafted) process.stdout.write("\n");
+      note(`${word(kind, "KIND_")} ${word(route, "ROUTE_")}: ${reason}${gone}`);
       break;
     }
     case "sources":
@@ -94,39 +96,64 @@ function show(event) {
   }
 }
 
-let options;
-try {
-  options = parseArgs({
+const USAGE =
+  "usage: node ask.mjs [--target HOST:PORT] --token-file FILE [--as NAME] " +
+  '[--policy NAME] [--timeout SECONDS] "question"';
+
+/** Returns the token in a file: its only content, or what stands under a name in a JSON object. */
+function readToken(file, name) {
+  const content = readFileSync(file, "utf8").trim();
+  let token = content;
+  if (name !== undefined) {
+    try {
+      token = JSON.parse(content)[name];
+    } catch {
+      token = undefined; // The parser's own message would quote the secret.
+    }
+  }
+  if (typeof token !== "string" || !/^[\x21-\x7e]+$/.test(token)) throw new Error(`${file} holds no such token`);
+  return token;
+}
+
+/** Returns the command line as { question, target, token, policy, timeout }; throws when it is wrong. */
+function commandLine() {
+  const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
       target: { type: "string", default: "localhost:7700" },
       "token-file": { type: "string" },
+      as: { type: "string" },
       policy: { type: "string", default: "" },
       timeout: { type: "string", default: "60" },
     },
   });
-  if (options.positionals.length !== 1 || !options.values["token-file"]) {
-    throw new Error("one question and --token-file are needed");
-  };
-  if (!(Number(options.values.timeout) > 0)) throw new Error("--timeout takes seconds");
+  if (positionals.length !== 1 || !values["token-file"]) throw new Error("one question and --token-file are needed");
+  const timeout = Number(values.timeout);
+  if (!(timeout > 0)) throw new Error("--timeout takes seconds");
+  const token = readToken(values["token-file"], values.as);
+  return { question: positionals[0], target: values.target, token, policy: values.policy, timeout };
+}
+
+let wanted;
+try {
+  wanted = commandLine();
 } catch (error) {
-  note(`${error.message}\nusage: node ask.mjs --target HOST:PORT --token-file FILE [--policy NAME] [--timeout S] "question"`);
+  note(`${error.message}\n${USAGE}`);
   process.exit(2);
 }
-const { target, policy, timeout } = options.values;
 
-const client = new router.RouterService(target, grpc.credentials.createInsecure());
+const client = new router.RouterService(wanted.target, grpc.credentials.createInsecure());
 const metadata = new grpc.Metadata();
-metadata.set("authorization", `Bearer ${readFileSync(options.values["token-file"], "utf8").trim()}`);
+metadata.set("authorization", `Bearer ${wanted.token}`);
 
+// What has been printed of the present draft, to tell whether the final answer differs.
 let drafted = "";
-const call = client.StreamAsk({ request: { question: options.positionals[0], policy } }, metadata, {
-  deadline: Date.now() + Number(timeout) * 1000,
-});
+const request = { question: wanted.question, policy: wanted.policy };
+const call = client.StreamAsk({ request }, metadata, { deadline: Date.now() + wanted.timeout * 1000 });
 call.on("data", (event) => {
+  show(event);
   if (event.event === "decision" && /ESCALATE|FALL_BACK/.test(event.decision.kind)) drafted = "";
   if (event.event === "delta") drafted += plain(event.delta.text);
-  show(event);
 });
 call.on("error", (error) => {
   explain(error);
