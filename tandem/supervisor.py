@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -147,7 +148,7 @@ class Supervisor:
         """Asks the service's health until it is ready."""
         request = health_pb2.HealthCheckRequest(service=child.spec.health)
         async with grpc.aio.insecure_channel(child.spec.listen) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
             while True:
                 try:
                     answer = await stub.Check(request, timeout=1.0, wait_for_ready=True)

@@ -120,7 +120,7 @@ def render(answer: router.Answer) -> RenderableType:
 def _citations(citations: Sequence[router.Citation]) -> RenderableType:
     if not citations:
         return Text("none", style="dim")
-    rows = []
+    rows: list[RenderableType] = []
     for citation in citations:
         span = citation.document_span
         page = f", page {citation.page}" if citation.HasField("page") else ""

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tandem.client import Upload
 from tandem.errors import ConfigError
@@ -83,7 +84,7 @@ def read(folder: Path) -> Company:
     return Company(folder=folder, principals=read_principals(folder / "principals.json"), demo=demo)
 
 
-def _lines(path: Path) -> list[dict[str, str]]:
+def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

