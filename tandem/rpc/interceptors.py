@@ -124,7 +124,12 @@ class Guard(grpc.aio.ServerInterceptor):
         self._metrics.in_flight.set(self._in_flight)
         attributes = {"rpc.system.name": "grpc", "rpc.method": method}
         with self._tracer.start_as_current_span(
-            method, context=parent, kind=SpanKind.SERVER, attributes=attributes, record_exception=False
+            method,
+            context=parent,
+            kind=SpanKind.SERVER,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             try:
                 return await self._admit_and_run(respond, context)
