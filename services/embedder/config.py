@@ -19,8 +19,8 @@ class EmbedderConfig(ServerConfig):
     precision: str = setting(
         "fp32",
         choices=("fp32", "bf16"),
-        help="Number format of weights and activations. bf16 is faster where the processor supports it and moves "
-        "vectors by about 1e-2; vectors of both precisions should not share a collection.",
+        help="Number format of weights and activations. bf16 is faster where the processor supports it and turns "
+        "vectors slightly (cosine to fp32 above 0.999): vectors of both precisions should not share a collection.",
     )
     device: str = setting("cpu", choices=("cpu", "cuda"), help="Where the model runs.")
     threads: int = setting(

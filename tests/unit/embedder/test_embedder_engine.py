@@ -205,6 +205,20 @@ async def test_refuses_before_start_and_after_stop() -> None:
         await harness.engine.embed(["late"])
 
 
+async def test_is_ready_only_after_an_inference() -> None:
+    harness = Harness(FakeEncoder(), LIMITS)
+    harness.encoder.close_gate()
+    starting = asyncio.create_task(harness.engine.start())
+    await harness.busy()
+    with pytest.raises(Unavailable):
+        _ = harness.engine.model
+    harness.encoder.gate.set()
+    await starting
+    assert harness.engine.model == FAKE_MODEL
+    assert max(map(len, harness.encoder.batches[0])) == FAKE_MODEL.max_tokens
+    await harness.engine.stop()
+
+
 async def test_stop_refuses_what_still_waits() -> None:
     async with running() as harness:
         harness.encoder.close_gate()
