@@ -106,9 +106,9 @@ def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None)
         "generator": {"GENERATOR_ADAPTER_DIR": str((adapters or home.path / "adapters").resolve())},
         "router": {
             "ROUTER_AUDIT_URL": f"sqlite:///{home.data('audit.db').resolve()}",
-            "ROUTER_EMBEDDER": address["embedder"],
-            "ROUTER_RETRIEVER": address["retriever"],
-            "ROUTER_GENERATOR": address["generator"],
+            "ROUTER_EMBEDDER_TARGET": address["embedder"],
+            "ROUTER_RETRIEVER_TARGET": address["retriever"],
+            "ROUTER_GENERATOR_TARGET": address["generator"],
         },
     }
     result = []
