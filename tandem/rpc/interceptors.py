@@ -165,6 +165,8 @@ class Guard(grpc.aio.ServerInterceptor):
             raise Overloaded("too many calls at once", retry_after_s=1.0, reason="TOO_MANY_CALLS")
         left = context.time_remaining()
         allowed = min(self._default_deadline_s if left is None else left, self._max_deadline_s)
+        if allowed <= 0:
+            raise DeadlineExceeded("the deadline had passed when the call arrived")
         call.enter(call.Call(principal=principal, deadline=time.monotonic() + allowed))
         try:
             async with asyncio.timeout(allowed) as timer:

@@ -3,36 +3,24 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from tandem import errors
-from tandem.config import ServerConfig
-from tandem.rpc.channel import connect
-from tandem.rpc.server import serving
 from tandem.rpc.status import from_rpc_error
-from tandem.telemetry import Telemetry
 from tandem.v1 import embedder_service_pb2 as embedder
 from tandem.v1 import generator_service_pb2 as generator
 from tandem.v1.embedder_service_pb2_grpc import EmbedderServiceStub
 from tandem.v1.generator_service_pb2_grpc import GeneratorServiceStub
-from tests.fakes.rpc_peer import EMBEDDER, GENERATOR, TOKENS, KnownTokens, Script, app
+from tests.fakes.rpc_hosting import peer
+from tests.fakes.rpc_peer import EMBEDDER, GENERATOR, Script
 
 SECRET = "policyholder Jane Roe"
 Call = Callable[[grpc.aio.Channel], Awaitable[object]]
-
-
-@asynccontextmanager
-async def peer(script: Script | None = None, *, token: str | None = "alice-token", **config: object) -> AsyncIterator:
-    telemetry = Telemetry("peer")
-    made = app(script or Script())
-    async with serving(made, ServerConfig(**config), telemetry, authenticator=KnownTokens(TOKENS)) as address:
-        async with connect(address, token=token, default_timeout_s=20) as channel:
-            yield channel
 
 
 async def unary_unary(channel: grpc.aio.Channel) -> object:
@@ -201,8 +189,6 @@ async def test_an_unknown_method_is_unimplemented() -> None:
 
 
 async def test_too_many_calls_are_refused_while_health_answers() -> None:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
     entered, release = asyncio.Semaphore(0), asyncio.Event()
 
     async def embed(request: embedder.EmbedRequest) -> embedder.EmbedResponse:
