@@ -105,12 +105,11 @@ ROWS: dict[str, list[Graph]] = {
         ),
         Graph(
             "Answers under way and waiting",
-            "Questions beyond the waiting room are refused.",
+            "Answers waiting for their turn tell that more come in than can be made.",
             "short",
             [
                 Query("sum(tandem_router_open_answers)", "being made"),
                 Query("sum(tandem_router_waiting_answers)", "waiting"),
-                Query(_rate("tandem_router_refused_total"), "refused a second"),
             ],
         ),
     ],
@@ -132,6 +131,27 @@ ROWS: dict[str, list[Graph]] = {
             "How long an answer waits for its record to be durable.",
             "s",
             _quantiles("tandem_router_audit_append_seconds"),
+        ),
+        Graph(
+            "Search",
+            "Embedding of the query, where the caller sent no vector, and the search itself.",
+            "s",
+            _quantiles("tandem_retriever_search_seconds", "mode", "stage"),
+        ),
+        Graph(
+            "Time between tokens",
+            "How fast an answer reads once it has begun.",
+            "s",
+            _quantiles("tandem_generator_time_per_output_token_seconds"),
+        ),
+        Graph(
+            "Wait in the queues, 95th percentile",
+            "What a text or a sequence waits for the model. It grows before anything is refused.",
+            "s",
+            [
+                Query(_quantiles("tandem_embedder_queue_seconds")[1].expression, "embedder"),
+                Query(_quantiles("tandem_generator_queue_seconds")[1].expression, "generator"),
+            ],
         ),
     ],
     "Calls": [
@@ -161,6 +181,16 @@ ROWS: dict[str, list[Graph]] = {
             "Streams last as long as their answer.",
             "s",
             [_quantiles("rpc_server_call_duration_seconds", "rpc_method")[1]],
+        ),
+        Graph(
+            "Refused calls",
+            "Calls turned away at a door, with the reason; callers may try again.",
+            "reqps",
+            [
+                Query(_rate("tandem_rpc_calls_refused_total", "reason"), "{{reason}}"),
+                Query(_rate("tandem_generator_sequences_refused_total"), "generator's queue is full"),
+                Query(_rate("tandem_router_refused_total"), "router's waiting room is full"),
+            ],
         ),
     ],
     "Work": [

@@ -57,10 +57,9 @@ def test_sources_exist_and_are_not_ignored() -> None:
     assert {line[1:] for line in IGNORE if line.startswith("!")} == set(sources)
 
 
-def test_packages_of_the_project_are_copied() -> None:
-    find = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
-    copied = " ".join(arguments("COPY")).split()
-    assert {pattern.rstrip("*") for pattern in find} <= set(copied)
+def test_the_image_holds_the_services_and_what_they_stand_on() -> None:
+    folders = {rest.split()[0] for rest in arguments("COPY") if (ROOT / rest.split()[0]).is_dir()}
+    assert folders == {"tandem", "services"}
 
 
 def test_extras_are_those_of_the_project() -> None:
@@ -118,7 +117,9 @@ def test_the_image_runs_as_a_numeric_user() -> None:
 def test_nothing_is_fetched_at_run_time_or_written_outside_its_places() -> None:
     variables = dict(re.findall(r"([A-Z_]+)=(\S+)", " ".join(arguments("ENV"))))
     assert variables["HF_HUB_OFFLINE"] == "1"
-    for name in ("HOME", "TANDEM_HOME", "XDG_CACHE_HOME", "HF_HOME"):
+    # The embedded Milvus fails with "Mmap manager has not been init" when it cannot write to HOME.
+    assert variables["HOME"] == "/tmp"
+    for name in ("TANDEM_HOME", "XDG_CACHE_HOME", "GENERATOR_CACHE_DIR", "HF_HOME"):
         assert variables[name].startswith("/var/lib/tandem"), name
 
 
