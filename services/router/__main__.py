@@ -1,0 +1,97 @@
+"""Wires the router and serves it: python -m services.router."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from services.router import policies
+from services.router.audit import AuditLog, AuditReader, Payloads
+from services.router.backend import PeerEmbedder, PeerGenerator, PeerRetriever
+from services.router.config import RouterConfig
+from services.router.engine import Admission, Ports, RouterEngine, RunSettings
+from services.router.grounding import LexicalGrounding
+from services.router.metrics import RouterMetrics
+from services.router.servicer import AuditServicer, RouterServicer
+from tandem.errors import ConfigError
+from tandem.rpc.channel import connect
+from tandem.rpc.server import App, Service, run
+from tandem.telemetry import Telemetry
+from tandem.v1.audit_service_pb2_grpc import add_AuditServiceServicer_to_server
+from tandem.v1.router_service_pb2_grpc import add_RouterServiceServicer_to_server
+
+
+async def build(config: RouterConfig, telemetry: Telemetry) -> App:
+    """Returns the router with everything that it is made of."""
+    metrics = RouterMetrics(telemetry.registry)
+    token = _token(config.credential_file)
+    channels = [
+        connect(target, token=token, forward_principal=True, max_message_bytes=config.max_message_bytes)
+        for target in (config.embedder_target, config.retriever_target, config.generator_target)
+    ]
+    log = AuditLog(
+        url=config.audit_url,
+        writer=config.writer,
+        payloads=Payloads(keep_text=config.audit_text == "full"),
+        metrics=metrics,
+        max_queue=config.audit_queue,
+    )
+    reader = AuditReader(config.audit_url)
+    engine = RouterEngine(
+        ports=Ports(
+            embedder=PeerEmbedder(channels[0]),
+            retriever=PeerRetriever(channels[1]),
+            generator=PeerGenerator(channels[2]),
+            audit=log,
+            grounding=LexicalGrounding(),
+        ),
+        policies=policies.build(cascade_threshold=config.cascade_threshold),
+        settings=RunSettings(
+            answer_adapter=config.answer_adapter,
+            reading_adapter=config.reading_adapter,
+            max_answer_tokens=config.max_answer_tokens,
+            max_prompt_characters=config.max_prompt_characters,
+            stream_drafts=config.stream_drafts,
+        ),
+        admission=Admission(
+            max_running=config.max_concurrent_answers, max_waiting=config.max_waiting_answers, metrics=metrics
+        ),
+        metrics=metrics,
+        tracer=telemetry.tracer,
+        adapter_cache_s=config.adapter_cache_seconds,
+        default_timeout_s=config.default_deadline_seconds,
+    )
+    router = RouterServicer(engine, default_policy=config.default_policy, default_passages=config.default_passages)
+    auditor = AuditServicer(reader)
+
+    async def start() -> None:
+        await asyncio.to_thread(log.start)
+        await asyncio.to_thread(reader.start)
+
+    async def stop() -> None:
+        await engine.stop()
+        await asyncio.to_thread(log.stop)
+        reader.stop()
+        for channel in channels:
+            await channel.close()
+
+    return App(
+        services=(
+            Service("tandem.v1.RouterService", lambda server: add_RouterServiceServicer_to_server(router, server)),
+            Service("tandem.v1.AuditService", lambda server: add_AuditServiceServicer_to_server(auditor, server)),
+        ),
+        start=start,
+        stop=stop,
+    )
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"cannot read the credential {path}: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(run("router", RouterConfig, build))

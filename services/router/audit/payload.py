@@ -1,0 +1,99 @@
+"""What of a question and an answer is recorded, as JSON."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.router.audit.records import Json, canonical, fraction, microseconds, timestamp
+from services.router.domain import Answer, Citation, Closing, DecisionStep, Degradation, Lineage, Opening, Passage, Span
+
+
+@dataclass(frozen=True)
+class Payloads:
+    """Renders payloads; without keep_text every text is replaced by its SHA-256 under "<key>_sha256"."""
+
+    keep_text: bool = True
+
+    def opened(self, opening: Opening) -> str:
+        """Returns the payload of an opened record."""
+        question = opening.question
+        history: list[Json] = [
+            self._text("question", turn.question) | self._text("answer", turn.answer) for turn in question.history
+        ]
+        return canonical(
+            self._text("question", question.text)
+            | self._text("rewritten_question", opening.rewritten_question)
+            | {
+                "policy": question.policy,
+                "history": history,
+                "groups": list[Json](sorted(question.principal.groups)),
+                "max_passages": question.max_passages,
+                "as_of": timestamp(question.as_of) if question.as_of else None,
+            }
+        )
+
+    def closed(self, closing: Closing) -> str:
+        """Returns the payload of a closed record."""
+        payload: dict[str, Json] = {"steps": _steps(closing.steps), "degraded": _degraded(closing.degraded)}
+        if closing.error_code:
+            payload["error"] = {"code": closing.error_code, "reason": closing.error_reason}
+        if closing.answer is not None:
+            payload |= self._answer(closing.answer)
+        return canonical(payload)
+
+    def _answer(self, answer: Answer) -> dict[str, Json]:
+        draft = answer.draft
+        confidence: Json = None
+        if draft.confidence is not None and not draft.abstained:
+            confidence = {"value": fraction(draft.confidence.value), "calibration": draft.confidence.calibration}
+        return self._text("answer", draft.text) | {
+            "abstained": draft.abstained,
+            "policy": answer.policy,
+            "route": draft.route.value,
+            "citations": [self._citation(citation) for citation in draft.citations],
+            "passages": [_passage(passage) for passage in draft.passages],
+            "confidence": confidence,
+            "lineage": _lineage(draft.lineage),
+            "usage": {"input_tokens": answer.usage.input_tokens, "output_tokens": answer.usage.output_tokens},
+            "timings": [{"stage": t.stage, "microseconds": microseconds(t.seconds)} for t in answer.timings],
+        }
+
+    def _citation(self, citation: Citation) -> Json:
+        return self._text("quote", citation.quote) | {
+            "document_id": citation.document_id,
+            "chunk_id": citation.chunk_id,
+            "document_span": _span(citation.document_span),
+            "answer_span": _span(citation.answer_span),
+        }
+
+    def _text(self, key: str, text: str) -> dict[str, Json]:
+        if self.keep_text:
+            return {key: text}
+        return {f"{key}_sha256": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
+
+
+def _span(span: Span) -> Json:
+    return {"start": span.start, "end": span.end}
+
+
+def _passage(passage: Passage) -> Json:
+    return {"document_id": passage.document_id, "chunk_id": passage.chunk_id, "span": _span(passage.span)}
+
+
+def _lineage(lineage: Lineage | None) -> Json:
+    if lineage is None:
+        return None
+    return {
+        "model": lineage.model,
+        "model_sha256": lineage.model_sha256,
+        "adapter": lineage.adapter,
+        "adapter_sha256": lineage.adapter_sha256,
+    }
+
+
+def _steps(steps: Sequence[DecisionStep]) -> list[Json]:
+    return [{"kind": step.kind.value, "route": step.route.value, "reason": step.reason} for step in steps]
+
+
+def _degraded(degraded: Sequence[Degradation]) -> list[Json]:
+    return [{"component": item.component, "effect": item.effect} for item in degraded]

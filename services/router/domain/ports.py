@@ -1,0 +1,168 @@
+"""Ports: what the thinking rooms expect of the rooms and services around them."""
+
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from services.router.domain.records import Closing, Opening
+from services.router.domain.values import (
+    Citation,
+    Draft,
+    Lineage,
+    Passage,
+    Route,
+    StepKind,
+    Usage,
+)
+from tandem.prompts import Message
+
+
+class PartDown(Exception):
+    """Says that a part cannot do its work now; a policy decides what is left.
+
+    `retry_after_s` is set where the part refused because it is full, not because it is broken.
+    """
+
+    def __init__(self, component: str, detail: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{component}: {detail}")
+        self.component = component
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class NoAdapter(Exception):
+    """Says that no answer adapter is loaded for the caller's tenant."""
+
+    def __init__(self, adapter: str) -> None:
+        super().__init__(f'no adapter "{adapter}" is loaded for this tenant')
+        self.adapter = adapter
+
+
+class Paths(Protocol):
+    """Is what a policy can do for the one question it decides. All but `degrade` may raise PartDown."""
+
+    async def finetuned(self, *, share: float, tentative: bool) -> Draft:
+        """Answers from the adapter's weights within `share` of the time left; raises NoAdapter.
+
+        A tentative draft may still be replaced: its text is shown early only where the operator allows it.
+        """
+        ...
+
+    async def embed(self) -> Sequence[float]:
+        """Embeds the question, once."""
+        ...
+
+    async def search(self, vector: Sequence[float] | None) -> tuple[Passage, ...]:
+        """Finds passages, best first; by words alone where there is no vector."""
+        ...
+
+    async def read(self, passages: Sequence[Passage]) -> Draft:
+        """Answers from passages, with citations; leaves out the last passages where the prompt is too long."""
+        ...
+
+    async def quote(self, passages: Sequence[Passage]) -> Draft:
+        """Gives the best passage itself as the answer, cited; needs no model."""
+        ...
+
+    async def show(self, draft: Draft) -> None:
+        """Sends a draft that was made earlier and discarded since."""
+        ...
+
+    async def step(self, kind: StepKind, route: Route, reason: str) -> None:
+        """Records a decision and tells the caller."""
+        ...
+
+    def degrade(self, component: str, effect: str) -> None:
+        """Notes a missing part, once for each effect."""
+        ...
+
+
+class Policy(Protocol):
+    """Decides which path answers; sees paths, never the wire."""
+
+    @property
+    def name(self) -> str:
+        """Is what requests call it."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """Says in one sentence what happens."""
+        ...
+
+    async def decide(self, paths: Paths) -> Draft:
+        """Returns the draft that becomes the answer; raises PartDown or NoAdapter when nothing is left."""
+        ...
+
+
+class Grounding(Protocol):
+    """Ties answers to the passages they were read from."""
+
+    def cite(self, question: str, answer: str, passages: Sequence[Passage]) -> tuple[Citation, ...]:
+        """Returns a citation for each sentence of the answer that a passage supports."""
+        ...
+
+    def extract(self, question: str, passage: Passage) -> tuple[str, Citation]:
+        """Returns the part of the passage nearest to the question, and its citation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Is an event of a generation; the first has no text and says that the sequence was admitted."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """Closes a generation; mean_logprob is over the generated tokens, at most 0."""
+
+    lineage: Lineage
+    usage: Usage
+    mean_logprob: float
+
+
+class Embedder(Protocol):
+    """Is the port to the embedder; the caller's identity goes along by itself."""
+
+    async def embed(self, text: str, *, timeout_s: float) -> Sequence[float]:
+        """Returns the vector of a text; raises TandemError."""
+        ...
+
+
+class Retriever(Protocol):
+    """Is the port to the retriever."""
+
+    async def search(
+        self, query: str, *, vector: Sequence[float] | None, top_k: int, as_of: datetime | None, timeout_s: float
+    ) -> tuple[Passage, ...]:
+        """Returns passages, best first; ranks by words alone without a vector. Raises TandemError."""
+        ...
+
+
+class Generator(Protocol):
+    """Is the port to the generator."""
+
+    def generate(
+        self, messages: Sequence[Message], *, adapter: str, max_tokens: int, timeout_s: float
+    ) -> AsyncGenerator[Piece | Generated, None]:
+        """Yields an empty piece once admitted, then pieces, Generated last. Raises TandemError; closing it cancels."""
+        ...
+
+    async def adapters(self, *, timeout_s: float) -> frozenset[str]:
+        """Returns the names of the adapters that the caller may use; raises TandemError."""
+        ...
+
+
+class Audit(Protocol):
+    """Is the port to the audit log; both calls return when the entry is durable and raise TandemError if it is not."""
+
+    def open(self, opening: Opening) -> Coroutine[Any, Any, None]:
+        """Records that an answer begins."""
+        ...
+
+    def close(self, closing: Closing) -> Coroutine[Any, Any, None]:
+        """Records how it ended."""
+        ...

@@ -1,0 +1,50 @@
+"""What a failing part means for the answer: another path, a refusal, or the caller's own fault."""
+
+from services.router.domain import NoAdapter, PartDown
+from services.router.engine.budget import Budget
+from tandem.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidInput,
+    Overloaded,
+    PermissionDenied,
+    TandemError,
+    Unavailable,
+)
+
+_CALLERS_OWN = (InvalidInput, PermissionDenied)
+
+
+def translate(error: Exception, *, component: str, limit_s: float, budget: Budget) -> Exception:
+    """Returns what a policy should see when a part failed: PartDown, unless the fault or the time is the caller's."""
+    if isinstance(error, TimeoutError | DeadlineExceeded):
+        if budget.spent:
+            return DeadlineExceeded(f"the deadline passed while the {component} worked")
+        return PartDown(component, f"took longer than its share of {limit_s:.1f} s")
+    if isinstance(error, _CALLERS_OWN):
+        return error
+    if isinstance(error, Overloaded):
+        return PartDown(component, "is overloaded", retry_after_s=error.retry_after_s)
+    if isinstance(error, Unavailable):
+        return PartDown(component, "is not available")
+    code = error.code if isinstance(error, TandemError) else "UNKNOWN"
+    return PartDown(component, f"failed with {code}")
+
+
+def refusal(error: PartDown | NoAdapter) -> TandemError:
+    """Returns the status of a question for which no path is left."""
+    if isinstance(error, NoAdapter):
+        return FailedPrecondition(str(error), reason="ADAPTER_NOT_LOADED", metadata={"adapter": error.adapter})
+    where = {"component": error.component}
+    if error.retry_after_s is not None:
+        return Overloaded(str(error), retry_after_s=error.retry_after_s, metadata=where)
+    return Unavailable(f"no path is left: {error}", retry_after_s=1.0, reason="PART_DOWN", metadata=where)
+
+
+def too_long(error: InvalidInput) -> InvalidInput:
+    """Returns the refusal of a question that no prompt can hold; its prompt's fields are not the caller's."""
+    description = f"does not fit the model: {error.message}"
+    return InvalidInput(
+        f"question {description}", [FieldViolation("question", description)], reason="QUESTION_TOO_LONG"
+    )

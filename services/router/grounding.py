@@ -1,0 +1,216 @@
+"""Which part of which passage supports which sentence of an answer: by words and figures, deterministic, no model.
+
+A sentence of the answer is supported by a passage sentence that holds all of its figures, agrees with it on negation,
+and holds at least `SUPPORT` of its content words. An answer of a few words ("14 days") has no redundancy to weigh, so
+it must stand in the passage word for word. Only text that was retrieved can be cited. What is compared are normal
+forms: case, inflection ("pays"/"pay"), thousands separators and number words ("six"/"6") do not matter.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from services.router.domain import Citation, Passage, Span
+
+SUPPORT = 0.6
+"""Least share of the answer sentence's content words that the passage must hold."""
+SHORT = 3
+"""Most content words of an answer that must match word for word."""
+MAX_EXTRACT = 600
+"""Most characters of a quotation that stands for an answer."""
+
+_WORD = re.compile(r"\d+(?:[.,'\u2019\u00a0\u202f]\d+)*|\w+(?:['\u2019]\w+)*|%|[€$£]")
+# A sentence ends with its mark before white space and something that can begin a sentence; "e.g. 5" must not end one.
+_END = re.compile(
+    r"(?<!\be\.g)(?<!\bi\.e)(?<!\bNo)(?<!\bArt)(?<!\bca)[.!?][)\"'\u201d\u2019*_]*(?=\s+[\"'(\u201c*_\[]*[A-Z0-9])"
+)
+_BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•|#>]|\d+[.)]\s))|\n(?=[^\n]*\|)")
+_GROUPED = re.compile(r"\d{1,3}(?:[,'\u2019\u00a0\u202f]\d{3})+(?:\.\d+)?")
+# "one" is left out: it is a pronoun more often than a number.
+_NUMBERS = {
+    word: str(number)
+    for number, word in enumerate(
+        "zero _ two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen twenty".split()
+    )
+} | {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "ninety": "90"}
+_SAME = {
+    "€": "eur",
+    "euro": "eur",
+    "euros": "eur",
+    "$": "usd",
+    "£": "gbp",
+    "percent": "%",
+    "kilometre": "km",
+    "kilometres": "km",
+}
+_STOP = frozenset(
+    "a an the of in on at to for from by with and or as is are was were be been being it its this that these those "
+    "there which who whom whose what when where how why do does did has have had will would can could may might shall "
+    "should must i you he she we they me him her us them my your his our their if then than so up such also only "
+    "per each any all about into under over within after before during between".split()
+)
+_NEGATIONS = frozenset("not no never neither nor without cannot none nothing".split())
+_BOUNDS = re.compile(
+    r"\b(?:no|not) (?:more|less|later|earlier|fewer|longer) than\b|\bnot only\b|\bno\. ?(?=\d)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    start: int
+    end: int
+    terms: tuple[str, ...]
+    content: frozenset[str]
+    figures: frozenset[str]
+    negated: bool
+
+
+class LexicalGrounding:
+    """Aligns answers with passages by words and figures."""
+
+    def cite(self, question: str, answer: str, passages: Sequence[Passage]) -> tuple[Citation, ...]:
+        """Returns a citation for each sentence of the answer that a passage supports, in the order of the answer."""
+        candidates = [(passage, _with_pairs(_sentences(passage.text))) for passage in _citable(passages)]
+        asked = _content(_terms(question))
+        found = []
+        for claim in _sentences(answer):
+            best: tuple[float, Passage, _Sentence] | None = None
+            for passage, sentences in candidates:
+                about = asked & _content(_terms(" ".join((passage.title, *passage.headings))))
+                for sentence in sentences:
+                    score = _score(claim, sentence, asked=asked, about=about)
+                    if score is not None and (best is None or score > best[0] + 1e-9):
+                        best = (score, passage, sentence)
+            if best is not None:
+                found.append(_citation(Span(claim.start, claim.end), best[1], Span(best[2].start, best[2].end)))
+        return tuple(found)
+
+    def extract(self, question: str, passage: Passage) -> tuple[str, Citation]:
+        """Returns at most MAX_EXTRACT characters of whole sentences around the one nearest to the question."""
+        sentences = _sentences(passage.text)
+        if not sentences or len(passage.text.strip()) <= MAX_EXTRACT:
+            start, end = _trim(passage.text, 0, len(passage.text))
+        else:
+            asked = _content(_terms(question))
+            near = max(range(len(sentences)), key=lambda index: (len(asked & sentences[index].content), -index))
+            start, end = sentences[near].start, sentences[near].end
+            for sentence in sentences[near + 1 :]:
+                if sentence.end - start > MAX_EXTRACT:
+                    break
+                end = sentence.end
+            end = min(end, start + MAX_EXTRACT)
+        text = passage.text[start:end]
+        return text, _citation(Span(0, len(text)), passage, Span(start, end))
+
+
+def _citable(passages: Sequence[Passage]) -> Iterator[Passage]:
+    """Leaves out a passage whose text is not what its offsets say: a quote must be found again in the document."""
+    return (passage for passage in passages if passage.span.end - passage.span.start == len(passage.text))
+
+
+def _citation(answer: Span, passage: Passage, part: Span) -> Citation:
+    return Citation(
+        answer_span=answer,
+        document_id=passage.document_id,
+        chunk_id=passage.chunk_id,
+        title=passage.title,
+        document_span=Span(passage.span.start + part.start, passage.span.start + part.end),
+        quote=passage.text[part.start : part.end],
+        page=passage.page,
+    )
+
+
+def _score(claim: _Sentence, sentence: _Sentence, *, asked: frozenset[str], about: frozenset[str]) -> float | None:
+    """Returns how well a passage sentence supports a claim, None when it does not."""
+    if not claim.terms or not claim.figures <= sentence.figures:
+        return None
+    if len(claim.content) <= SHORT:
+        if not claim.content or not _contains(sentence.terms, claim.terms):
+            return None
+        support = 1.0
+    else:
+        if claim.negated != sentence.negated:
+            return None
+        support = len(claim.content & sentence.content) / len(claim.content)
+        if support < SUPPORT:
+            return None
+    # Among equals the sentence, then the section, that speaks of what was asked; then the shorter one.
+    nearness = (len(asked & sentence.content) + 0.5 * len(about - sentence.content)) / (len(asked) or 1)
+    return support + 0.5 * nearness - 0.0002 * (sentence.end - sentence.start)
+
+
+def _contains(terms: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    return any(terms[at : at + len(wanted)] == wanted for at in range(len(terms) - len(wanted) + 1))
+
+
+def _sentences(text: str) -> list[_Sentence]:
+    found = []
+    for block_start, block_end in _cut(text, 0, len(text), _BLOCK, keep=False):
+        for start, end in _cut(text, block_start, block_end, _END, keep=True):
+            start, end = _trim(text, start, end)
+            if terms := _terms(text[start:end]):
+                found.append(_sentence(text, start, end, terms))
+    return found
+
+
+def _sentence(text: str, start: int, end: int, terms: tuple[str, ...]) -> _Sentence:
+    plain = _BOUNDS.sub(" ", text[start:end]).lower()
+    negated = any(word in _NEGATIONS or word.endswith(("n't", "n\u2019t")) for word in _WORD.findall(plain))
+    figures = frozenset(term for term in terms if term[0].isdigit())
+    return _Sentence(start, end, terms, _content(terms), figures, negated)
+
+
+def _with_pairs(sentences: list[_Sentence]) -> list[_Sentence]:
+    """Adds each two neighbours as one: an answer may draw on both."""
+    pairs = [
+        _Sentence(
+            one.start,
+            two.end,
+            one.terms + two.terms,
+            one.content | two.content,
+            one.figures | two.figures,
+            one.negated or two.negated,
+        )
+        for one, two in zip(sentences, sentences[1:], strict=False)
+    ]
+    return sentences + pairs
+
+
+def _cut(text: str, start: int, end: int, mark: re.Pattern[str], *, keep: bool) -> Iterator[tuple[int, int]]:
+    at = start
+    for match in mark.finditer(text, start, end):
+        yield at, match.end() if keep else match.start()
+        at = match.end()
+    yield at, end
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def _terms(text: str) -> tuple[str, ...]:
+    """Returns the normal forms of the words, articles left out."""
+    words = (_normal(word) for word in _WORD.findall(unicodedata.normalize("NFKC", text).lower().replace("_", " ")))
+    return tuple(word for word in words if word not in ("a", "an", "the"))
+
+
+def _normal(word: str) -> str:
+    if word[0].isdigit():
+        plain = re.sub(r"[,'\u2019\u00a0\u202f]", "", word) if _GROUPED.fullmatch(word) else word
+        return re.sub(r"\.0+$", "", plain)
+    word = _NUMBERS.get(word, _SAME.get(word, word))
+    for ending, rest in (("ies", "y"), ("sses", "ss"), ("ing", ""), ("ed", ""), ("es", "e"), ("s", ""), ("'s", "")):
+        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith(("ss", "us")):
+            word = word[: -len(ending)] + rest
+            break
+    return word.removesuffix("e") if len(word) > 4 else word
+
+
+def _content(terms: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(term for term in terms if term not in _STOP and term not in _NEGATIONS)

@@ -1,0 +1,15 @@
+"""The policies: each decides, behind services.router.domain.Policy, which path answers."""
+
+from services.router.domain import Policy
+from services.router.policies.cascade import Cascade
+from services.router.policies.finetuned import Finetuned
+from services.router.policies.rag import Rag
+
+
+def build(*, cascade_threshold: float) -> dict[str, Policy]:
+    """Returns the policies that this router knows, by name."""
+    policies: tuple[Policy, ...] = (Cascade(threshold=cascade_threshold), Finetuned(), Rag())
+    return {policy.name: policy for policy in sorted(policies, key=lambda policy: policy.name)}
+
+
+__all__ = ["Cascade", "Finetuned", "Rag", "build"]

@@ -1,0 +1,6 @@
+"""The wire: requests checked, the engine called, answers converted."""
+
+from services.router.servicer.audit import AuditServicer
+from services.router.servicer.router import RouterServicer
+
+__all__ = ["AuditServicer", "RouterServicer"]
