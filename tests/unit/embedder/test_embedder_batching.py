@@ -1,4 +1,4 @@
-"""The batch queue: nothing lost, nothing twice, budgets kept, turns taken."""
+"""The batch queue: nothing lost, nothing twice, budgets kept, shares fair."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,14 +39,14 @@ def test_every_text_leaves_exactly_once_within_the_budget(
 
 
 @given(texts=calls.filter(bool))
-def test_the_oldest_text_of_each_call_waits_for_at_most_one_batch_of_each_call_before_it(
+def test_a_call_waits_for_at_most_one_batch_of_each_call_before_it(
     texts: list[list[int]],
 ) -> None:
     queue: BatchQueue[tuple[int, int]] = BatchQueue(max_tokens=128, max_texts=8)
     fill(queue, texts)
     batches = drain(queue)
     for lane in range(len(texts)):
-        place = next(place for place, batch in enumerate(batches) if (lane, 0) in batch)
+        place = next(place for place, batch in enumerate(batches) if any(of == lane for of, _ in batch))
         assert place <= lane
 
 
@@ -65,11 +65,33 @@ def test_a_short_text_does_not_wait_for_long_ones() -> None:
     assert len(queue.take()) == 8
 
 
-def test_calls_take_turns() -> None:
+def test_a_query_goes_before_the_rest_of_a_long_call() -> None:
     queue: BatchQueue[str] = BatchQueue(max_tokens=100, max_texts=1)
     queue.push("bulk", [(10, "bulk"), (10, "bulk"), (10, "bulk")])
+    assert queue.take()[0].payload == "bulk"
     queue.push("query", [(10, "query")])
-    assert [batch[0].payload for batch in iter(queue.take, [])] == ["bulk", "query", "bulk", "bulk"]
+    assert [batch[0].payload for batch in iter(queue.take, [])] == ["query", "bulk", "bulk"]
+
+
+def test_queries_that_keep_coming_do_not_starve_a_long_call() -> None:
+    queue: BatchQueue[str] = BatchQueue(max_tokens=100, max_texts=10)
+    queue.push("bulk", [(100, "bulk")] * 10)
+    served = []
+    for number in range(200):
+        queue.push(number, [(10, "query"), (10, "query")])
+        served += [entry.payload for entry in queue.take()]
+    assert served.count("bulk") == 10
+
+
+def test_a_call_that_paused_has_saved_nothing_up() -> None:
+    queue: BatchQueue[str] = BatchQueue(max_tokens=100, max_texts=1)
+    queue.push("pauses", [(10, "pauses")])
+    queue.take()
+    queue.push("works", [(10, "works")] * 20)
+    for _ in range(10):
+        queue.take()
+    queue.push("pauses", [(10, "pauses")] * 10)
+    assert [queue.take()[0].payload for _ in range(6)].count("works") >= 2
 
 
 def test_a_text_beyond_the_budget_runs_alone() -> None:
