@@ -21,6 +21,7 @@ SHARES = {"train": 0.26, "calibration": 0.46, "test": 0.28}
 WORDINGS_ASKED = 2  # of a static fact; the others are left for closed-book learning
 MIN_PARAPHRASES = 4
 MAX_SIMILARITY = 0.8
+HALDEN_ASKED_BY_BRIGHTWATER = 0.15  # share of Halden's open facts that the other tenant asks for
 FRAMES = (
     "What is {}?",
     "Could you tell me {}?",
@@ -237,10 +238,11 @@ def denied_rows(facts: dict[str, Fact], asked: dict[str, list[str]], rng: random
             others = [[], ["underwriting"], ["claims-leads"]]
             asker = rng.choice([other for other in others if other != groups])
             rows.append(forbidden(fact, 1, spare[0], (tenant, asker)))
-        elif named := [wording for wording in spare if tenant in wording.lower()]:
-            if tenant == "brightwater" or rng.random() < 0.15:
-                other = "halden" if tenant == "brightwater" else "brightwater"
-                rows.append(forbidden(fact, 1, named[0], (other, [])))
+            continue
+        named = [wording for wording in spare if tenant in wording.lower()]
+        if named and (tenant == "brightwater" or rng.random() < HALDEN_ASKED_BY_BRIGHTWATER):
+            other = "halden" if tenant == "brightwater" else "brightwater"
+            rows.append(forbidden(fact, 1, named[0], (other, [])))
     return rows
 
 
@@ -284,7 +286,7 @@ def question_rows(facts: dict[str, Fact], asked: dict[str, list[str]], rng: rand
 def out_of_scope_rows() -> list[Row]:
     """Returns the hand-written questions that no document answers."""
     lines = (ROOT / "questions" / "out_of_scope.txt").read_text(encoding="utf-8").splitlines()
-    rows = []
+    rows: list[Row] = []
     for line in (line for line in lines if not line.startswith("#")):
         tenant = "brightwater" if line.startswith("B ") else "halden"
         rows.append(row(f"out-of-scope.{len(rows) + 1}", line.removeprefix("B "), (tenant, []), "out_of_scope"))
@@ -297,7 +299,8 @@ def paraphrase_rows(fact: Fact, asked: list[str], taken: set[str], rng: random.R
     framed = [frame.format(fact.noun) for frame in rng.sample(FRAMES, len(FRAMES))]
     kept: list[str] = []
     for text in [*spare, *framed]:
-        clear = normalise(text) not in taken and all(similarity(text, other) < MAX_SIMILARITY for other in asked)
+        new = normalise(text) not in taken | {normalise(other) for other in kept}
+        clear = new and all(similarity(text, other) < MAX_SIMILARITY for other in asked)
         if clear and (text in spare or len(kept) < MIN_PARAPHRASES + 2):
             kept.append(text)
     return [
