@@ -33,7 +33,9 @@ class EmbedRequest(_message.Message):
     """
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """texts are what to embed: 1 to 512 items of 1 to 32,768 characters."""
+        """texts are what to embed: 1 to 512 items of 1 to 32,768 characters, within
+        the size of a message that the server takes (4 MiB unless configured).
+        """
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class EmbedResponse(_message.Message):
 
     @_builtins.property
     def lineage(self) -> _common_pb2.Lineage:
-        """model names the model and the hash of its weights."""
+        """lineage names the model and the hash of its weights."""
 
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
