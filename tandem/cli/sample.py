@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ class Company:
                 title=row["title"],
                 groups=tuple(row["groups"]),
                 valid_from=_moment(row["valid_from"]),
-                valid_until=_moment(row["valid_until"]),
+                # The manifest names the last day in force; the contract asks for the first moment after it.
+                valid_until=_moment(row["valid_until"], add_days=1),
                 attributes={"kind": row["kind"]},
             )
             rows.setdefault(row["tenant"], []).append(upload)
@@ -88,5 +89,5 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _moment(date: str | None) -> datetime | None:
-    return None if date is None else datetime.fromisoformat(date).replace(tzinfo=UTC)
+def _moment(date: str | None, *, add_days: int = 0) -> datetime | None:
+    return None if date is None else datetime.fromisoformat(date).replace(tzinfo=UTC) + timedelta(days=add_days)
