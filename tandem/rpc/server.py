@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -51,13 +51,49 @@ class App:
     stop: Callable[[], Awaitable[None]] = _nothing
 
 
+class _Health(health.aio.HealthServicer):
+    """Answers probes; watchers are told of the end and let go, for else they would hold it up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ending = False
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        """Tells every change of a service's state until the end."""
+        await super().Watch(request, cast(Any, _Watcher(context, self)))
+
+    async def end(self) -> None:
+        """Tells every watcher that nothing is served any longer."""
+        self._ending = True
+        await self.enter_graceful_shutdown()
+
+    @property
+    def ending(self) -> bool:
+        """Whether what is told now is the last word."""
+        return self._ending
+
+
+@dataclass(frozen=True)
+class _Watcher:
+    context: Any
+    health: _Health
+
+    async def write(self, response: Any) -> None:
+        await self.context.write(response)
+        if self.health.ending:
+            await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+
+
 @dataclass
 class _Readiness:
     state: str = "loading"
-    servicer: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
+    servicer: _Health = field(default_factory=_Health)
 
     async def become(self, state: str, app: App) -> None:
         self.state = state
+        if state == "draining":
+            await self.servicer.end()
+            return
         known = health_pb2.HealthCheckResponse
         for service in app.services:
             await self.servicer.set(service.name, known.SERVING if state == "ready" else known.NOT_SERVING)
@@ -91,6 +127,8 @@ async def _main(
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
+    for address in (config.listen, config.metrics_listen):
+        _check_address(address)
     try:
         metrics_port = telemetry.serve_metrics(config.metrics_listen)
     except OSError as error:
@@ -110,6 +148,12 @@ async def _main(
         return 0
     finally:
         telemetry.close()
+
+
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal() and port.isascii() and int(port) < 65_536):
+        raise ConfigError(f"cannot listen on {address or repr(address)}: it must be HOST:PORT")
 
 
 async def _start(app: App, readiness: _Readiness, stopping: asyncio.Event) -> bool:
