@@ -49,7 +49,7 @@ def closed_book(
 ) -> None:
     """Teaches an adapter the tenant's open, static facts, so that it answers without passages."""
     run = recipes.Run(base=_base(base), out=out, device=device, threads=threads)
-    plan = Plan(epochs=16, max_minutes=45)
+    plan = Plan(epochs=18, max_minutes=42, max_batch_tokens=2048, max_batch_rows=24)
     plan = recipes.scaled(plan, epochs=epochs, max_minutes=minutes, rank=rank, learning_rate=learning_rate, seed=seed)
     data = _company(company, tenant)
     model, tokenizer = recipes.load_base(run)
@@ -73,14 +73,16 @@ def reading(
 ) -> None:
     """Teaches an adapter to answer briefly from passages, and to abstain where they do not hold the answer."""
     run = recipes.Run(base=_base(base), out=out, device=device, threads=threads)
-    plan = Plan(epochs=2, max_minutes=20, rank=8, alpha=16, learning_rate=1e-3, max_batch_tokens=4096, max_batch_rows=4)
+    plan = Plan(
+        epochs=1.5, max_minutes=24, rank=8, alpha=16, learning_rate=1e-3, max_batch_tokens=4096, max_batch_rows=4
+    )
     plan = recipes.scaled(plan, epochs=epochs, max_minutes=minutes, rank=rank, learning_rate=learning_rate, seed=seed)
     data = _company(company, tenant)
-    found = tenant_chunks(data, company)
-    cases = {}
-    for number, (split, rows) in enumerate(data.splits.items()):
-        some = rows if split == "train" else rows[:: max(1, len(rows) // max_held_out)]
-        cases[split] = reading_cases(some, found, seed=number)
+    chunkings = [tenant_chunks(data, company, max_characters=size) for size in (450, 900)]
+    cases = {"train": reading_cases(data.splits["train"], chunkings, seed=plan.seed, variants=3)}
+    for split in ("calibration", "test"):
+        rows = data.splits[split]
+        cases[split] = reading_cases(rows[:: max(1, len(rows) // max_held_out)], chunkings, seed=plan.seed)
     model, tokenizer = recipes.load_base(run)
     _execute(run, model, tokenizer, recipes.reading_task(cases, tokenizer), plan, data.hashes)
 

@@ -77,7 +77,7 @@ def read_company(folder: Path, tenant: str) -> Company:
         and row["volatility"] == "static"
     }
     paraphrases = [
-        Question(row["fact_id"], row["question"], (row["short_answer"], row["answer"]))
+        Question(row["fact_id"], row["question"], (row["answer"], *row["answers"]))
         for row in rows["questions/paraphrases.jsonl"]
         if row["fact_id"] in facts
     ]

@@ -9,8 +9,8 @@ import random
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Chunk:
 
     document_id: str
     text: str
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,45 +132,63 @@ def _words(text: str) -> list[str]:
     return [word for word in normalise(text).split() if word not in _STOPWORDS]
 
 
-def tenant_chunks(company: Company, folder: Path) -> list[Chunk]:
-    """Returns the chunks of all the tenant's documents that everyone in the tenant may read."""
-    rows: Iterable[dict[str, Any]] = (row for row in company.manifest if not row["groups"])
-    return [chunk for row in rows for chunk in chunks(row["document_id"], extract(folder / row["path"]))]
+def tenant_chunks(company: Company, folder: Path, *, max_characters: int = 900) -> list[Chunk]:
+    """Returns the chunks of the tenant's documents that everyone in the tenant may read and that are still valid."""
+    rows = [row for row in company.manifest if not row["groups"] and row["valid_until"] is None]
+    return [
+        replace(chunk, title=row["title"])
+        for row in rows
+        for chunk in chunks(row["document_id"], extract(folder / row["path"]), max_characters=max_characters)
+    ]
 
 
 def reading_cases(
     rows: Sequence[dict[str, Any]],
-    found: Sequence[Chunk],
+    chunkings: Sequence[Sequence[Chunk]],
     *,
     seed: int,
-    num_passages: int = 3,
-    absent_share: float = 0.2,
+    variants: int = 1,
+    max_passages: int = 4,
+    absent_share: float = 0.1,
 ) -> list[ReadingCase]:
-    """Returns a case for each row whose answer stands in a passage of its gold document, or that has no answer.
+    """Returns cases for each row whose answer stands in a passage of its gold document, or that has no answer.
 
-    In absent_share of the answerable rows the gold passage is left out, and
-    the answer to learn is the abstention.
+    Each row comes in several variants that differ in what a search might do:
+    how finely the documents are cut, how many passages there are, whether
+    they carry their document's title, and where the right one stands. In
+    absent_share of the answerable cases the gold passage is left out, and the
+    answer to learn is the abstention.
     """
     rng = random.Random(seed)  # noqa: S311  (choice of passages)
-    index = WordIndex(found)
+    indexes = [WordIndex(found) for found in chunkings]
     cases: list[ReadingCase] = []
     for row in rows:
         if row.get("history"):
             continue
-        ranked = index.rank(row["question"])
-        golds = [c for c in ranked if c.document_id in row["gold_documents"] and holds(c.text, row["answers"])]
-        if row["answers"] and not golds:
-            continue
-        others = [c for c in ranked if c not in golds][:8]
-        if not golds or rng.random() < absent_share:
-            chosen, answers = others[:num_passages], (ABSTENTION,)
-        else:
-            rest = rng.sample(others[:5], min(num_passages - 1, len(others)))
-            rest.sort(key=others.index)
-            place = min(len(rest), rng.choices((0, 1, 2), (6, 3, 1))[0])
-            chosen, answers = [*rest[:place], golds[0], *rest[place:]], tuple(row["answers"])
-        cases.append(ReadingCase(row["question"], tuple(c.text for c in chosen), answers))
+        for _ in range(variants):
+            ranked = rng.choice(indexes).rank(row["question"])
+            if case := _case(row, ranked, rng, rng.randint(2, max_passages), absent_share):
+                cases.append(case)
     return cases
+
+
+def _case(
+    row: dict[str, Any], ranked: Sequence[Chunk], rng: random.Random, num_passages: int, absent_share: float
+) -> ReadingCase | None:
+    golds = [c for c in ranked if c.document_id in row["gold_documents"] and holds(c.text, row["answers"])]
+    if row["answers"] and not golds:
+        return None
+    others = [c for c in ranked if c not in golds][:8]
+    if not golds or rng.random() < absent_share:
+        chosen, answers = others[:num_passages], (ABSTENTION,)
+    else:
+        rest = rng.sample(others[:6], min(num_passages - 1, len(others)))
+        rest.sort(key=others.index)
+        place = min(len(rest), rng.choices((0, 1, 2), (6, 3, 1))[0])
+        chosen, answers = [*rest[:place], golds[0], *rest[place:]], tuple(row["answers"])
+    titled = rng.random() < 0.5
+    texts = tuple(f"{c.title}\n{c.text}" if titled else c.text for c in chosen)
+    return ReadingCase(row["question"], texts, answers)
 
 
 def holds(text: str, answers: Sequence[str]) -> bool:
