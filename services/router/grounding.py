@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from services.router.domain import Citation, Passage, Span
 
@@ -20,6 +21,11 @@ SHORT = 3
 MAX_EXTRACT = 600
 """Most characters of a quotation that stands for an answer."""
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _WORD = re.compile(r"\d+(?:[.,'\u2019\u00a0\u202f]\d+)*|\w+(?:['\u2019]\w+)*|%|[€$£]")
 # A sentence ends with its mark before white space and something that can begin a sentence; "e.g. 5" must not end one.
 _END = re.compile(
@@ -29,12 +35,12 @@ _BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•|#>]|\d+[.)]\s))|\n(?=[^\n]*\|)")
 _GROUPED = re.compile(r"\d{1,3}(?:[,'\u2019\u00a0\u202f]\d{3})+(?:\.\d+)?")
 # "one" is left out: it is a pronoun more often than a number.
 _NUMBERS = {
-    word: str(number)
-    for number, word in enumerate(
-        "zero _ two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split()
-    )
-} | {"thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "ninety": "90"}
+    "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+    "ten": "10",
+    "eleven": "11", "twelve": "12", "thirteen": "13", "fourteen": "14", "fifteen": "15", "sixteen": "16",
+    "seventeen": "17", "eighteen": "18", "nineteen": "19", "twenty": "20", "thirty": "30", "forty": "40", "fifty": "50",
+    "sixty": "60", "ninety": "90",
+}  # fmt: skip
 _SAME = {
     "€": "eur",
     "euro": "eur",
@@ -45,13 +51,13 @@ _SAME = {
     "kilometre": "km",
     "kilometres": "km",
 }
-_STOP = frozenset(
+_STOP = _words(
     "a an the of in on at to for from by with and or as is are was were be been being it its this that these those "
     "there which who whom whose what when where how why do does did has have had will would can could may might shall "
     "should must i you he she we they me him her us them my your his our their if then than so up such also only "
-    "per each any all about into under over within after before during between".split()
+    "per each any all about into under over within after before during between"
 )
-_NEGATIONS = frozenset("not no never neither nor without cannot none nothing".split())
+_NEGATIONS = _words("not no never neither nor without cannot none nothing")
 _BOUNDS = re.compile(
     r"\b(?:no|not) (?:more|less|later|earlier|fewer|longer) than\b|\bnot only\b|\bno\. ?(?=\d)", re.IGNORECASE
 )
@@ -59,6 +65,7 @@ _BOUNDS = re.compile(
 
 @dataclass(frozen=True)
 class _Sentence:
+    block: int
     start: int
     end: int
     terms: tuple[str, ...]
@@ -147,25 +154,27 @@ def _contains(terms: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
 
 def _sentences(text: str) -> list[_Sentence]:
     found = []
-    for block_start, block_end in _cut(text, 0, len(text), _BLOCK, keep=False):
+    for block, (block_start, block_end) in enumerate(_cut(text, 0, len(text), _BLOCK, keep=False)):
         for start, end in _cut(text, block_start, block_end, _END, keep=True):
             start, end = _trim(text, start, end)
             if terms := _terms(text[start:end]):
-                found.append(_sentence(text, start, end, terms))
+                figures = frozenset(term for term in terms if term[0].isdigit())
+                found.append(
+                    _Sentence(block, start, end, terms, _content(terms), figures, _is_negated(text[start:end]))
+                )
     return found
 
 
-def _sentence(text: str, start: int, end: int, terms: tuple[str, ...]) -> _Sentence:
-    plain = _BOUNDS.sub(" ", text[start:end]).lower()
-    negated = any(word in _NEGATIONS or word.endswith(("n't", "n\u2019t")) for word in _WORD.findall(plain))
-    figures = frozenset(term for term in terms if term[0].isdigit())
-    return _Sentence(start, end, terms, _content(terms), figures, negated)
+def _is_negated(text: str) -> bool:
+    words = _WORD.findall(_BOUNDS.sub(" ", text).lower())
+    return any(word in _NEGATIONS or word.endswith(("n't", "n\u2019t")) for word in words)
 
 
 def _with_pairs(sentences: list[_Sentence]) -> list[_Sentence]:
-    """Adds each two neighbours as one: an answer may draw on both."""
+    """Adds each two neighbours of a paragraph as one: an answer may draw on both."""
     pairs = [
         _Sentence(
+            one.block,
             one.start,
             two.end,
             one.terms + two.terms,
@@ -173,7 +182,8 @@ def _with_pairs(sentences: list[_Sentence]) -> list[_Sentence]:
             one.figures | two.figures,
             one.negated or two.negated,
         )
-        for one, two in zip(sentences, sentences[1:], strict=False)
+        for one, two in pairwise(sentences)
+        if one.block == two.block
     ]
     return sentences + pairs
 

@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
@@ -280,7 +281,5 @@ def _settle(entry: _Entry, error: Exception | None) -> None:
                 Unavailable("the audit record could not be written", retry_after_s=1.0, reason="AUDIT_UNAVAILABLE")
             )
 
-    try:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
         entry.loop.call_soon_threadsafe(settle)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        pass

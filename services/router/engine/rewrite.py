@@ -20,6 +20,11 @@ from services.router.domain import Turn
 MAX_CHARACTERS = 4096
 _MAX_CONTEXT = 800
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.replace("|", " ").split())
+
+
 _LEAD = re.compile(r"(?:(?:and|or|but|so|ok|okay|also|then|now)\b[\s,]*)+", re.IGNORECASE)
 _ABOUT = re.compile(r"(?:what|how)\s+about\s+|(?:what|how)\s+(?=if\b)", re.IGNORECASE)
 _WH = "what|which|who|whom|whose|when|where|why|how"
@@ -43,7 +48,8 @@ _BOUNDARY = rf"(?=\s*(?:[,;.?!]|$)|\s+(?:{_PREPOSITIONS}|if|when|while|unless|th
 _PRODUCT = re.compile(r"\b(?:policy|insurance|contract|plan|product|tariff)\b", re.IGNORECASE)
 _NAME = r"[A-Z][\w-]*(?:\s+[A-Z][\w-]*)*"
 
-_PRONOUNS = frozenset("it its they them their he she him his her this these those that".split())
+_PRONOUNS = _words("it its they them their he she him his her this these those that")
+_POINTERS = _words("this that these those")
 _POINTING = re.compile(
     r"\b(?:on top|the same|as well|in that case|in this case|in addition|instead|otherwise|else)\b|\bthen\s*\?*$"
     rf"|^(?:{_WH})\s+(?:\w+\s+)?then\b"
@@ -51,11 +57,11 @@ _POINTING = re.compile(
     r"|\b(?:the|that|this) ones?\b",
     re.IGNORECASE,
 )
-_EMPTY = frozenset(
+_EMPTY = _words(
     f"a an the this that these those i you he she it we they me him her us them my your his its our their {_AUX} {_WH} "
     f"{_PREPOSITIONS} and or but if so not no yes be been being there here much many long often soon far old high low "
     "large big small more less most least also only just still please exactly apply get give take mean happen work "
-    "need count covered cover pay paid pays".replace("|", " ").split()
+    "need count covered cover pay paid pays"
 )
 _WORD = re.compile(r"[\w'’-]+")
 
@@ -76,6 +82,9 @@ def _resolve(question: str, context: str) -> str:
     about = _ABOUT.match(rest)
     rest = rest[about.end() :] if about else rest
     led = bool(lead or about)
+    if not led and rest[1:2].islower() and not _FULL.match(rest) and _is_fragment(rest, rest.rstrip(" ?!.")):
+        # A capital at the start of a sentence says nothing, and would say something in its middle.
+        rest = rest[0].lower() + rest[1:]
     bare = rest.rstrip(" ?!.")
     if not bare:
         return _after(context, question)
@@ -96,7 +105,7 @@ def _has_gap(question: str, *, led: bool) -> bool:
         return True
     before = 0
     for index, word in enumerate(words):
-        if word in _PRONOUNS and before == 0 and not _is_conjunction(words, index):
+        if word in _PRONOUNS and before <= (word in _POINTERS) and not _is_conjunction(words, index):
             return True
         before += word not in _EMPTY
     personal = any(word in ("i", "my", "me", "we", "our", "us") for word in words)

@@ -85,6 +85,7 @@ class Run:
         self.usage = Usage()
         self._emit = emit
         self._tools = tools
+        self._held = ""
         self._seconds: dict[str, float] = {}
         self._start = time.perf_counter()
 
@@ -106,6 +107,7 @@ class Run:
                 raise too_long(error) from error
         if not done.lineage.adapter:
             raise NoAdapter(name)
+        self._held = "" if shown else text
         return self._draft(Route.FINETUNED, text, done)
 
     async def embed(self) -> Sequence[float]:
@@ -169,6 +171,9 @@ class Run:
 
     async def step(self, kind: StepKind, route: Route, reason: str) -> None:
         """Records a decision and tells the caller."""
+        held, self._held = self._held, ""
+        if held and kind is StepKind.ACCEPT:
+            await self._emit(Delta(held))
         step = DecisionStep(kind, route, reason)
         self.steps.append(step)
         if kind is StepKind.ESCALATE:
