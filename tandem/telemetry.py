@@ -119,7 +119,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line without its end."""
-        row: dict[str, Any] = _extras(record) | {
+        row: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),
             "service": self._service,
@@ -127,6 +127,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         row |= _trace_ids()
+        row |= {key: value for key, value in _extras(record).items() if key not in row}
         if record.exc_info and record.exc_info[1]:
             row["exception"] = _places(record.exc_info[1])
         return json.dumps(row, ensure_ascii=False, default=str)
