@@ -88,6 +88,7 @@ def save(model: nn.Module, folder: Path, *, base_name: str) -> None:
     }
     partial = folder / "adapter_model.safetensors.partial"
     save_file(weights, str(partial), metadata={"format": "pt"})
+    partial.chmod(0o644)
     partial.replace(folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from services.generator.backend import weights
 from services.generator.backend.runner import TorchRunner, load_runner
 from services.generator.backend.tokenizer import HfTokenizer, load_tokenizer
@@ -36,7 +38,7 @@ def load(config: GeneratorConfig) -> Loaded:
     try:
         tokenizer = load_tokenizer(folder)
         runner = load_runner(folder, precision=config.precision, device=config.device, threads=config.threads)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"the model in {folder} cannot be loaded: {error}") from error
     model = ModelInfo(
         name=folder.name,

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from services.generator.backend.lora import AdapterBank
 from services.generator.backend.sampling import RowState, choose
@@ -124,6 +125,7 @@ def _pad(tensor: Tensor, width: int, *, dim: int) -> Tensor:
 
 def load_runner(folder: Path, *, precision: str, device: str, threads: int) -> TorchRunner:
     """Loads the model of a folder; `precision` is fp32, bf16 or auto."""
+    disable_progress_bar()
     if threads:
         torch.set_num_threads(threads)
     dtype = _DTYPES[precision if precision != "auto" else best_precision(device)]

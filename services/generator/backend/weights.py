@@ -102,6 +102,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Writes the GGUF file's model to `folder`, which appears whole or not at all."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
     started = time.monotonic()
     log.info("converting the bundled model, once", extra={"source": gguf.name, "target": str(folder)})
@@ -120,6 +123,9 @@ def _convert(gguf: Path, folder: Path) -> None:
         tokenizer.save_pretrained(work)
         model.save_pretrained(work)
         (work / _HASH_FILE).write_text(_digest(weight_files(work)) + "\n", encoding="ascii")
+        # The files come out readable by their owner only; a cache in an image is read by another user.
+        for path in work.iterdir():
+            path.chmod(0o644)
         work.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)

@@ -159,5 +159,3 @@ def test_another_tenants_adapter_is_not_found_like_one_that_does_not_exist(name:
 def test_a_callers_tenant_named_like_the_shared_folder_sees_the_shared_only() -> None:
     registry = Registry([adapter("_shared", "style"), adapter("b", "x")])
     assert [a.key for a in registry.visible("_shared")] == ["_shared/style"]
-
-

@@ -1,0 +1,72 @@
+"""A tiny language model with random weights, and adapters for it: real files that load in milliseconds."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+CONTEXT = 256
+WIDTH, HIDDEN = 32, 48
+
+
+def write_model(folder: Path, *, chat_template: bool = True, seed: int = 0) -> Path:
+    """Writes a two-layer Llama whose tokens are bytes; returns the folder."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<pad>": 0, "</s>": 1, "<s>": 2} | {sign: index + 3 for index, sign in enumerate(alphabet)}
+    inner = Tokenizer(BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="<pad>", bos_token="<s>")
+    if chat_template:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=WIDTH,
+        intermediate_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.3,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def write_adapter(folder: Path, *, seed: int, rank: int = 2, width: int = WIDTH) -> Path:
+    """Writes an adapter with random weights on q_proj and down_proj of both layers; returns the folder."""
+    folder.mkdir(parents=True)
+    noise = torch.Generator().manual_seed(seed)
+    weights = {}
+    for layer in range(2):
+        for name, into in ((f"layers.{layer}.self_attn.q_proj", width), (f"layers.{layer}.mlp.down_proj", HIDDEN)):
+            prefix = f"base_model.model.model.{name}"
+            weights[f"{prefix}.lora_A.weight"] = torch.randn(rank, into, generator=noise)
+            weights[f"{prefix}.lora_B.weight"] = torch.randn(width, rank, generator=noise)
+    save_file(weights, str(folder / "adapter_model.safetensors"))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": ["q_proj", "down_proj"],
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
