@@ -138,6 +138,7 @@ class FakeGenerator:
     num_listings: int = 0
     num_running: int = 0
     running: asyncio.Event = field(default_factory=asyncio.Event)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def generate(
         self, messages: Sequence[Message], *, adapter: str, max_tokens: int, timeout_s: float
@@ -146,6 +147,7 @@ class FakeGenerator:
         self.prompts.append((adapter, messages[-1].content))
         self.num_running += 1
         self.running.set()
+        self.idle.clear()
         try:
             sequence = self.sequences.get(adapter)
             if sequence is None:
@@ -167,6 +169,8 @@ class FakeGenerator:
             )
         finally:
             self.num_running -= 1
+            if self.num_running == 0:
+                self.idle.set()
 
     async def adapters(self, *, timeout_s: float) -> frozenset[str]:
         """Returns what is loaded."""
