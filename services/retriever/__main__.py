@@ -1,0 +1,97 @@
+"""Runs the retriever: ``python -m services.retriever``."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from services.retriever.backend.embedder import EmbedderPeer
+from services.retriever.backend.store import MilvusStore
+from services.retriever.config import RetrieverConfig
+from services.retriever.engine import Engine
+from services.retriever.ingest.pipeline import Ingestion
+from services.retriever.ingest.window import Limits
+from services.retriever.ingest.workers import ParserPool
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.servicer import SERVICE_NAME, RetrieverServicer
+from tandem.errors import ConfigError
+from tandem.rpc.channel import connect
+from tandem.rpc.server import App, Service, run
+from tandem.telemetry import Telemetry
+from tandem.v1.retriever_service_pb2_grpc import add_RetrieverServiceServicer_to_server
+
+
+async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
+    """Wires the retriever."""
+    metrics = RetrieverMetrics(telemetry.registry)
+    store = MilvusStore(config, metrics=metrics)
+    parser = ParserPool(
+        workers=config.parse_workers,
+        seconds=config.parse_seconds,
+        memory_mib=config.parse_memory_mib,
+        chunk_characters=config.chunk_characters,
+        max_characters=config.max_text_characters,
+    )
+    token = await asyncio.to_thread(_token, config.credential_file)
+    # Documents are embedded in the retriever's own name, on a channel with time for a batch.
+    channel = connect(config.embedder, token=token, max_message_bytes=16 * 1024 * 1024)
+    bulk_channel = connect(
+        config.embedder,
+        token=token,
+        default_timeout_s=config.embed_timeout_seconds,
+        max_message_bytes=64 * 1024 * 1024,
+    )
+    limits = Limits(
+        streams=config.max_ingest_streams,
+        documents=config.max_ingest_documents,
+        bytes=config.max_ingest_mib * 1024 * 1024,
+        chunk_characters=config.chunk_characters,
+        embed_batch_texts=config.embed_batch_texts,
+        embed_concurrency=config.embed_concurrency,
+        write_batch_chunks=config.write_batch_chunks,
+    )
+    engine = Engine(
+        store=store,
+        embedder=EmbedderPeer(channel),
+        dimension=config.dimension,
+        metrics=metrics,
+        tracer=telemetry.tracer,
+    )
+    ingestion = Ingestion(
+        store=store,
+        embedder=EmbedderPeer(bulk_channel, patient=True),
+        parser=parser,
+        limits=limits,
+        metrics=metrics,
+        tracer=telemetry.tracer,
+    )
+    servicer = RetrieverServicer(
+        engine=engine,
+        ingestion=ingestion,
+        collection=config.collection,
+        max_message_bytes=config.max_message_bytes,
+    )
+
+    async def start() -> None:
+        await store.open()
+        ingestion.start()
+
+    async def stop() -> None:
+        await ingestion.stop()
+        await parser.close()
+        await store.close()
+        await channel.close()
+        await bulk_channel.close()
+
+    service = Service(name=SERVICE_NAME, add=lambda server: add_RetrieverServiceServicer_to_server(servicer, server))
+    return App(services=[service], start=start, stop=stop)
+
+
+def _token(path: Path | None) -> str | None:
+    try:
+        return path.read_text().strip() if path is not None else None
+    except OSError as error:
+        raise ConfigError(f"cannot read RETRIEVER_CREDENTIAL_FILE {path}: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(run("retriever", RetrieverConfig, build))

@@ -1,0 +1,1 @@
+"""Speaks to Milvus and to the embedder; nothing else of the retriever does."""

@@ -1,0 +1,219 @@
+"""Keeps a connection to Milvus: bounded calls in threads, and Milvus Lite started again when it dies."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from services.retriever.backend.lite import LiteServer
+from services.retriever.metrics import RetrieverMetrics
+from tandem.errors import ConfigError, DeadlineExceeded, Internal, TandemError, Unavailable
+from tandem.rpc import call
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_START_WAIT_S = 60.0
+_PAUSES_S = (0.0, 0.2, 1.0, 5.0)
+_DOWN = "the vector store cannot be reached"
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+class _Session:
+    """Is one client and the threads that call it; `lost` is done when its engine has died."""
+
+    def __init__(self, client: Any, *, threads: int) -> None:
+        self.client = client
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def close(self) -> None:
+        # Calls that hang on a dead engine end by their own timeouts.
+        self.executor.shutdown(wait=False, cancel_futures=True)
+        self.client.close()
+
+
+class MilvusConnection:
+    """Calls Milvus. Every call is bounded in time; those that an engine's death cut off are made once more."""
+
+    def __init__(self, *, uri: str, token: str, timeout_s: float, concurrency: int, metrics: RetrieverMetrics) -> None:
+        self._uri = uri
+        self._token = token
+        self._timeout_s = timeout_s
+        self._concurrency = concurrency
+        self._metrics = metrics
+        self._lite = None if "://" in uri else LiteServer(Path(uri))
+        self._session: _Session | None = None
+        self._changed = asyncio.Condition()
+        self._keeper: asyncio.Task[None] | None = None
+        self._on_open: Callable[[Any], None] | None = None
+
+    @property
+    def embedded(self) -> bool:
+        """Tells whether Milvus Lite is used."""
+        return self._lite is not None
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The process id of Milvus Lite."""
+        return self._lite.pid if self._lite else None
+
+    async def open(self, on_open: Callable[[Any], None]) -> None:
+        """Connects; on_open(client) runs in a thread after each connecting, before any call."""
+        self._on_open = on_open
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)  # it logs a traceback for each failed call
+        await self._connect()
+        if self._lite is not None:
+            self._keeper = asyncio.create_task(self._keep(self._lite))
+
+    async def close(self) -> None:
+        """Disconnects and ends Milvus Lite."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self._lite is not None:
+            await self._lite.stop()
+
+    async def call(self, do: Callable[[Any, float], T]) -> T:
+        """Runs do(client, timeout in seconds) in a thread; do must be safe to run twice.
+
+        Raises Unavailable when Milvus does not answer in time, DeadlineExceeded when the caller's time is up first.
+        """
+        left = call.remaining()
+        budget = self._timeout_s if left is None else min(self._timeout_s, left)
+        deadline = time.monotonic() + budget
+        for _ in range(2):
+            session = await self._current(deadline)
+            answer: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(
+                session.executor, _guarded, do, session.client, deadline
+            )
+            either: set[asyncio.Future[Any]] = {answer, session.lost}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done() and not answer.cancelled():
+                error = answer.exception()
+                if error is None:
+                    return answer.result()
+                if not (isinstance(error, Unavailable) and self._lite is not None and await self._died(session)):
+                    if isinstance(error, Unavailable) and _time_is_up():
+                        raise DeadlineExceeded("the deadline passed while the vector store was asked") from error
+                    raise error
+            else:
+                answer.cancel()
+                answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise Unavailable(_DOWN, retry_after_s=1.0)
+
+    async def _died(self, session: _Session) -> bool:
+        """Tells whether a failed call was cut off by the engine's death, which is noticed a moment after."""
+        await asyncio.wait({session.lost}, timeout=0.5)
+        return session.lost.done()
+
+    async def _current(self, deadline: float) -> _Session:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())), self._changed:
+                await self._changed.wait_for(lambda: self._session is not None)
+        except TimeoutError:
+            raise Unavailable(_DOWN, retry_after_s=1.0) from None
+        if self._session is None:
+            raise Unavailable(_DOWN, retry_after_s=1.0)
+        return self._session
+
+    async def _connect(self) -> None:
+        uri = await self._lite.start() if self._lite is not None else self._uri
+        loop = asyncio.get_running_loop()
+        client = await loop.run_in_executor(None, _client, uri, self._token if self._lite is None else "")
+        session = _Session(client, threads=self._concurrency)
+        try:
+            if self._on_open is not None:
+                await loop.run_in_executor(session.executor, _opening, self._on_open, client)
+        except BaseException:
+            session.close()
+            raise
+        async with self._changed:
+            self._session = session
+            self._changed.notify_all()
+
+    async def _keep(self, lite: LiteServer) -> None:
+        """Starts the engine again whenever it ends."""
+        failures = 0
+        while True:
+            if self._session is not None:
+                status = await lite.wait()
+                log.error("Milvus Lite died", extra={"exit_status": status})
+                lost, self._session = self._session, None
+                lost.lost.set_result(None)
+                lost.close()
+            await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+            try:
+                await lite.stop()
+                await self._connect()
+            except (TandemError, ConfigError, OSError) as error:
+                failures += 1
+                log.error("Milvus Lite does not start again", extra={"error": type(error).__name__})
+                continue
+            failures = 0
+            self._metrics.store_restarts.inc()
+            log.info("Milvus Lite runs again")
+
+
+def _time_is_up() -> bool:
+    left = call.remaining()
+    return left is not None and left < 0.02
+
+
+def _client(uri: str, token: str) -> Any:
+    from pymilvus import MilvusClient  # takes a second or two: not before it is needed, and not on the event loop
+    from pymilvus.exceptions import MilvusException
+
+    if uri.startswith("unix:"):
+        with grpc.insecure_channel(uri) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=_START_WAIT_S)
+            except grpc.FutureTimeoutError:
+                raise Unavailable("Milvus Lite does not answer on its socket", retry_after_s=5.0) from None
+    try:
+        return MilvusClient(uri=uri, token=token, timeout=_START_WAIT_S)
+    except MilvusException as error:
+        raise Unavailable(f"cannot connect to Milvus at {uri}", retry_after_s=5.0) from error
+
+
+def _opening(on_open: Callable[[Any], None], client: Any) -> None:
+    _guarded(lambda client, _: on_open(client), client, time.monotonic() + _START_WAIT_S)
+
+
+def _guarded(do: Callable[[Any, float], T], client: Any, deadline: float) -> T:
+    """Runs in a thread; turns what pymilvus raises into our errors, without the text that its messages quote."""
+    from pymilvus.exceptions import MilvusException
+
+    left = deadline - time.monotonic()
+    if left <= 0.001:
+        raise Unavailable(_DOWN, retry_after_s=1.0)
+    try:
+        return do(client, left)
+    except grpc.RpcError as error:
+        code = error.code() if isinstance(error, grpc.Call) else None
+        if code in _LOST:
+            raise Unavailable(_DOWN, retry_after_s=1.0) from error
+        raise Internal(f"Milvus refused a call ({code})") from error
+    except MilvusException as error:
+        # pymilvus has no kind of its own for a lost connection; what else Milvus reports is our mistake.
+        if error.code in _LOST or _is_lost(error):
+            raise Unavailable(_DOWN, retry_after_s=1.0) from error
+        raise Internal(f"Milvus refused a call (code {error.code})") from error
+    except ValueError as error:
+        if "closed channel" in str(error):  # the session was given up while the call waited for a thread
+            raise Unavailable(_DOWN, retry_after_s=1.0) from error
+        raise
+
+
+def _is_lost(error: Any) -> bool:
+    text = str(error).lower()
+    return any(word in text for word in ("fail connecting", "retry", "unavailable", "deadline", "timeout", "closed"))

@@ -1,0 +1,86 @@
+"""Knobs of the retriever, read from ``RETRIEVER_*`` environment variables."""
+
+from dataclasses import dataclass
+
+from tandem.config import ServerConfig, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieverConfig(ServerConfig):
+    """Configures one retriever process."""
+
+    listen: str = setting("127.0.0.1:7702", help="Address that the gRPC server binds, host:port.")
+    metrics_listen: str = setting("127.0.0.1:9702", help="Address of the Prometheus endpoint, host:port.")
+    milvus_uri: str = setting(
+        ".tandem/data/milvus.db",
+        help="Where Milvus is: a file path runs Milvus Lite as a child process on that file; http(s)://host:port is a "
+        "Milvus 2.5 or newer.",
+    )
+    milvus_token: str = setting("", help="user:password or API key of the Milvus server; unused for a file.")
+    collection: str = setting(
+        "tandem", help="Name of the collections: <name>, <name>_documents, <name>_texts and <name>_meta."
+    )
+    dimension: int = setting(
+        384,
+        minimum=2,
+        maximum=32_768,
+        help="Components of an embedding: that of the embedder's model. A collection keeps the one it was made with.",
+    )
+    analyzer: str = setting(
+        "english",
+        choices=("english", "standard"),
+        help="How BM25 splits text into terms when a collection is made: english also stems and drops stop words.",
+    )
+    consistency: str = setting(
+        "Strong",
+        choices=("Strong", "Session", "Bounded"),
+        help="Consistency of reads on a Milvus server. Below Strong, a search may miss a document that was "
+        "acknowledged a moment before. Milvus Lite is always consistent.",
+    )
+    store_timeout_seconds: float = setting(
+        20.0, unit="s", minimum=0.1, maximum=600, help="Longest wait for one answer of Milvus."
+    )
+    store_concurrency: int = setting(8, minimum=1, maximum=256, help="Calls to Milvus under way at once.")
+    embedder: str = setting("127.0.0.1:7701", help="Address of the embedder.")
+    embed_timeout_seconds: float = setting(
+        120.0, unit="s", minimum=0.1, maximum=3600, help="Longest wait for one Embed call of an ingestion."
+    )
+    embed_batch_texts: int = setting(
+        64, unit="chunks", minimum=1, maximum=512, help="Most chunks of one Embed call of an ingestion."
+    )
+    embed_concurrency: int = setting(
+        2, minimum=1, maximum=64, help="Embed calls of ingestions under way at once; two hide the network."
+    )
+    chunk_characters: int = setting(
+        900,
+        unit="characters",
+        minimum=100,
+        maximum=8_000,
+        help="Most characters of a chunk. What the embedding model does not read of a chunk is found by BM25 only: "
+        "900 fit 256 tokens of English with title and headings.",
+    )
+    parse_workers: int = setting(1, minimum=1, maximum=64, help="Processes that parse documents.")
+    parse_seconds: float = setting(
+        30.0, unit="s", minimum=0.1, maximum=3600, help="Longest time that one document may take to parse."
+    )
+    parse_memory_mib: int = setting(
+        1024, unit="MiB", minimum=256, maximum=65_536, help="Address space of a parsing process."
+    )
+    max_text_characters: int = setting(
+        3_000_000,
+        unit="characters",
+        minimum=1_000,
+        maximum=30_000_000,
+        help="Most extracted text of one document; beyond it the document is rejected. GetDocument returns the text "
+        "in one message: raise MAX_MESSAGE_BYTES along.",
+    )
+    write_batch_chunks: int = setting(
+        500, unit="chunks", minimum=1, maximum=5_000, help="Chunks that one write gathers from waiting documents."
+    )
+    max_ingest_streams: int = setting(4, minimum=1, maximum=1_000, help="IngestDocuments calls served at once.")
+    max_ingest_documents: int = setting(
+        64, minimum=1, maximum=10_000, help="Documents of one stream in the service at a time."
+    )
+    max_ingest_mib: int = setting(
+        64, unit="MiB", minimum=32, maximum=65_536, help="Bytes of one stream's documents in the service at a time."
+    )

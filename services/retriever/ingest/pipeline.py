@@ -1,0 +1,222 @@
+"""The way of a document: unchanged? -> parse and cut -> embed -> write -> acknowledge.
+
+The documents of a stream travel at the same time, each at its own stage, and are acknowledged in the order of arrival.
+Embedding and writing batch over all streams. A document's own fault rejects that document; a fault of the house ends
+the stream, and what was acknowledged before stays.
+"""
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry.trace import Tracer
+
+from services.retriever.chunking import contextual_prefix
+from services.retriever.domain import (
+    DocumentKey,
+    Embedder,
+    NewChunk,
+    NewDocument,
+    ParsedDocument,
+    Parser,
+    Store,
+    StoredDocument,
+    Unreadable,
+    Vector,
+)
+from services.retriever.ingest.batcher import Batcher
+from services.retriever.ingest.window import Limits, Result, State, Timings, Upload, Window
+from services.retriever.metrics import RetrieverMetrics
+from tandem.errors import Overloaded, PermissionDenied
+from tandem.security import Principal
+
+_REASONS = frozenset(
+    {
+        "UNSUPPORTED_MEDIA_TYPE", "ENCODING", "ENCRYPTED", "MALFORMED", "NO_TEXT", "TOO_LARGE", "TOO_DEEP", "MEMORY",
+        "TIMEOUT", "CRASHED",
+    }
+)  # fmt: skip
+# Part of every header's digest: raising it makes the next ingestion of an unchanged document process it anew.
+_RECIPE = "1"
+
+
+class Ingestion:
+    """Takes in the documents of any number of streams."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        embedder: Embedder,
+        parser: Parser,
+        limits: Limits,
+        metrics: RetrieverMetrics,
+        tracer: Tracer,
+    ) -> None:
+        self._store = store
+        self._embedder = embedder
+        self._parser = parser
+        self._limits = limits
+        self._metrics = metrics
+        self._tracer = tracer
+        self._recipe = f"{_RECIPE}/{limits.chunk_characters}"
+        self._streams = 0
+        self._embed: Batcher[str, Vector] = Batcher(
+            self._embed_batch,
+            max_weight=limits.embed_batch_texts * 4096,
+            max_items=limits.embed_batch_texts,
+            concurrency=limits.embed_concurrency,
+        )
+        # One writer: two versions of a document never race within this process.
+        self._write: Batcher[NewDocument, None] = Batcher(
+            self._write_batch, max_weight=limits.write_batch_chunks, max_items=limits.write_batch_documents
+        )
+
+    def start(self) -> None:
+        """Starts the batches."""
+        self._embed.start()
+        self._write.start()
+
+    async def stop(self) -> None:
+        """Fails what is under way."""
+        await self._embed.stop()
+        await self._write.stop()
+
+    async def run(
+        self, principal: Principal, uploads: AsyncIterator[Upload], timings: Timings
+    ) -> AsyncGenerator[Result, None]:
+        """Yields the results in the order of arrival; raises Overloaded when too many streams run."""
+        if self._streams >= self._limits.streams:
+            raise Overloaded("too many ingestions are running", retry_after_s=5.0)
+        self._streams += 1
+        window = Window(self._limits)
+        arrival: asyncio.Future[Upload | None] | None = None
+        try:
+            more = True
+            while more or window:
+                if more and arrival is None and not window.full:
+                    arrival = asyncio.ensure_future(anext(uploads, None))
+                awaited: set[asyncio.Future[Any]] = {window.head} if window else set()
+                await asyncio.wait(awaited | ({arrival} if arrival else set()), return_when=asyncio.FIRST_COMPLETED)
+                if arrival is not None and arrival.done():
+                    upload, arrival = arrival.result(), None
+                    if more := upload is not None:
+                        self._begin(window, principal, upload=upload, timings=timings)
+                while window and window.head.done():
+                    yield window.pop()
+        finally:
+            self._streams -= 1
+            if arrival is not None:
+                arrival.cancel()
+                await asyncio.wait({arrival})
+            await window.cancel()
+
+    def _begin(self, window: Window, principal: Principal, *, upload: Upload, timings: Timings) -> None:
+        def begin(before: asyncio.Task[Result] | None) -> asyncio.Task[Result]:
+            return asyncio.create_task(self._take_in(principal, upload, timings=timings, before=before))
+
+        window.push(upload, begin)
+
+    async def _take_in(
+        self, principal: Principal, upload: Upload, *, timings: Timings, before: asyncio.Task[Result] | None
+    ) -> Result:
+        if before is not None:
+            await asyncio.wait({before})
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(upload.data).hexdigest())
+        try:
+            result = await self._index(principal, upload, digest=digest, timings=timings)
+        except (Unreadable, _NotYours) as error:
+            if isinstance(error, Unreadable):
+                self._metrics.parse_failures.labels(reason=_known(error.reason)).inc()
+            result = Result(upload.document_id, State.REJECTED, digest, error=error)
+        if upload.fault is not None:
+            result = replace(result, error=upload.fault)
+        self._metrics.documents.labels(state=result.state.value).inc()
+        return result
+
+    async def _index(self, principal: Principal, upload: Upload, *, digest: str, timings: Timings) -> Result:
+        if upload.fault is not None:
+            return Result(upload.document_id, State.REJECTED, digest)
+        key = DocumentKey(principal.tenant, upload.document_id)
+        header_digest = upload.header.digest(self._recipe)
+        old = (await self._store.live([key])).get(key)
+        if old is not None and not old.open_to(principal):
+            raise _NotYours("the document exists and is open to other groups only", reason="DOCUMENT_NOT_VISIBLE")
+        if old is not None and (old.content_sha256, old.header_sha256) == (digest, header_digest):
+            return Result(upload.document_id, State.UNCHANGED, digest, num_chunks=old.num_chunks)
+        started = time.perf_counter()
+        with self._tracer.start_as_current_span("retriever.parse"):
+            parsed = await self._parser.parse(upload.data, upload.header.media_type)
+        parsing = time.perf_counter() - started
+        self._metrics.ingest_seconds.labels(stage="parse").observe(parsing)
+        timings.parse += parsing
+        header = replace(upload.header, title=upload.header.title or parsed.title or upload.header.source)
+        document = StoredDocument(
+            key=key,
+            header=header,
+            version=uuid.uuid4().hex,
+            content_sha256=digest,
+            header_sha256=header_digest,
+            num_chunks=len(parsed.chunks),
+            num_characters=len(parsed.text),
+            update_time=time.time_ns() // 1000,
+        )
+        started = time.perf_counter()
+        chunks = await self._embedded(parsed, header.title)
+        timings.embed += time.perf_counter() - started
+        started = time.perf_counter()
+        new = NewDocument(document=document, text=parsed.text, chunks=chunks)
+        await self._write.submit(new, weight=len(chunks))
+        timings.write += time.perf_counter() - started
+        return Result(upload.document_id, State.INDEXED, digest, num_chunks=len(chunks))
+
+    async def _embedded(self, parsed: ParsedDocument, title: str) -> list[NewChunk]:
+        prefixes = [contextual_prefix(title, chunk.headings) for chunk in parsed.chunks]
+        contents = [
+            prefix + parsed.text[chunk.start : chunk.end] for prefix, chunk in zip(prefixes, parsed.chunks, strict=True)
+        ]
+        vectors = await asyncio.gather(*(self._embed.submit(content, weight=len(content)) for content in contents))
+        return [
+            NewChunk(chunk=chunk, content=content, prefix_length=len(prefix), vector=vector)
+            for chunk, content, prefix, vector in zip(parsed.chunks, contents, prefixes, vectors, strict=True)
+        ]
+
+    async def _embed_batch(self, texts: Sequence[str]) -> Sequence[Vector]:
+        started = time.perf_counter()
+        with self._tracer.start_as_current_span("retriever.embed"):
+            embedded = await self._embedder.embed(texts)
+        await self._store.adopt_model(embedded.model)
+        self._metrics.ingest_seconds.labels(stage="embed").observe(time.perf_counter() - started)
+        return embedded.vectors
+
+    async def _write_batch(self, documents: Sequence[NewDocument]) -> Sequence[None]:
+        started = time.perf_counter()
+        with self._tracer.start_as_current_span("retriever.write"):
+            for group in _apart(documents):
+                await self._store.put(group)
+        self._metrics.ingest_seconds.labels(stage="write").observe(time.perf_counter() - started)
+        self._metrics.chunks.inc(sum(len(document.chunks) for document in documents))
+        return [None] * len(documents)
+
+
+class _NotYours(PermissionDenied):
+    """Rejects a document whose id belongs to one that the editor may not see."""
+
+
+def _apart(documents: Sequence[NewDocument]) -> list[list[NewDocument]]:
+    """Returns runs in which no document occurs twice, so that a later version replaces an earlier one."""
+    runs: list[list[NewDocument]] = [[]]
+    for document in documents:
+        if any(document.document.key == other.document.key for other in runs[-1]):
+            runs.append([])
+        runs[-1].append(document)
+    return runs
+
+
+def _known(reason: str) -> str:
+    """Keeps a worker that was taken over from inventing metric labels."""
+    return reason if reason in _REASONS else "OTHER"

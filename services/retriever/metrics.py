@@ -1,0 +1,56 @@
+"""Every metric and span of the retriever."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+SPANS: dict[str, str] = {
+    "retriever.parse": "Parsing and cutting of one document in a worker process.",
+    "retriever.embed": "Embedding of a query, or of a batch of chunks, by the embedder.",
+    "retriever.write": "One write of a batch of documents to Milvus.",
+    "retriever.search": "Rankings, fusion and the check against the live versions of one search.",
+}
+"""Spans that the retriever opens itself."""
+
+_SEARCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_INGEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class RetrieverMetrics:
+    """Owns the retriever's collectors."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.documents = Counter(
+            "tandem_retriever_documents_total",
+            "Documents ingested or deleted, by state: indexed, unchanged, rejected, deleted.",
+            ["state"],
+            registry=registry,
+        )
+        self.chunks = Counter("tandem_retriever_chunks_total", "Chunks written.", registry=registry)
+        self.ingest_seconds = Histogram(
+            "tandem_retriever_ingest_seconds",
+            "Time of one step of ingestion, by stage: parse (a document), embed and write (a batch).",
+            ["stage"],
+            buckets=_INGEST_BUCKETS,
+            registry=registry,
+        )
+        self.search_seconds = Histogram(
+            "tandem_retriever_search_seconds",
+            "Time of one search, by mode (hybrid, dense, sparse) and stage (embed, search).",
+            ["mode", "stage"],
+            buckets=_SEARCH_BUCKETS,
+            registry=registry,
+        )
+        self.passages = Counter("tandem_retriever_passages_total", "Passages returned.", registry=registry)
+        self.stale_hits = Counter(
+            "tandem_retriever_stale_hits_total",
+            "Hits dropped from a ranking because their document's version was not the live one.",
+            registry=registry,
+        )
+        self.parse_failures = Counter(
+            "tandem_retriever_parse_failures_total",
+            "Documents that could not be read, by reason as in the result's ErrorInfo.",
+            ["reason"],
+            registry=registry,
+        )
+        self.store_restarts = Counter(
+            "tandem_retriever_store_restarts_total", "Restarts of Milvus Lite after it died.", registry=registry
+        )

@@ -1,0 +1,157 @@
+"""The servicer."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from services.retriever.domain import MAX_DOCUMENT_BYTES, Header, Unreadable
+from services.retriever.engine import Engine
+from services.retriever.ingest.pipeline import Ingestion
+from services.retriever.ingest.window import State, Timings, Upload
+from services.retriever.servicer import checks, convert
+from tandem.errors import InvalidInput, TandemError, TooLarge
+from tandem.rpc import call
+from tandem.v1 import retriever_service_pb2 as pb
+from tandem.v1 import retriever_service_pb2_grpc as pb_grpc
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RetrieverService"].full_name
+_MAX_FRAME = 1024 * 1024
+_ROOM = 4096  # of a message, for what is not counted
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
+    """Serves one engine and one ingestion."""
+
+    def __init__(self, *, engine: Engine, ingestion: Ingestion, collection: str, max_message_bytes: int) -> None:
+        self._engine = engine
+        self._ingestion = ingestion
+        self._collection = collection
+        self._max_bytes = max_message_bytes - _ROOM
+
+    async def IngestDocuments(
+        self, request_iterator: AsyncIterator[pb.IngestDocumentsRequest], context: Context
+    ) -> AsyncGenerator[pb.IngestDocumentsResponse, None]:
+        """Yields started, one result for each document, finished."""
+        principal = call.require_role("editor")
+        counts: Counter[State] = Counter()
+        timings = Timings()
+        async with aclosing(_uploads(request_iterator)) as uploads:
+            async with aclosing(self._ingestion.run(principal, uploads, timings)) as results:
+                yield pb.IngestDocumentsResponse(started=pb.IngestStarted(collection=self._collection))
+                async for result in results:
+                    counts[result.state] += 1
+                    yield pb.IngestDocumentsResponse(result=convert.ingest_result(result))
+        finished = pb.IngestFinished(
+            num_indexed=counts[State.INDEXED],
+            num_unchanged=counts[State.UNCHANGED],
+            num_rejected=counts[State.REJECTED],
+            timings=[
+                convert.timing("parse", timings.parse),
+                convert.timing("embed", timings.embed),
+                convert.timing("write", timings.write),
+            ],
+        )
+        yield pb.IngestDocumentsResponse(finished=finished)
+
+    async def GetDocument(self, request: pb.GetDocumentRequest, context: Context) -> pb.GetDocumentResponse:
+        """Describes a document, with its text on request."""
+        principal = call.principal()
+        document_id = checks.document_id(request.document_id)
+        stored, text = await self._engine.get(principal, document_id, with_text=request.include_text)
+        response = pb.GetDocumentResponse(document=convert.document(stored), text=text)
+        self._check_size(response)
+        return response
+
+    async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
+        """Returns a page of documents, shorter than asked for where they would not fit one message."""
+        principal = call.principal()
+        after, size = checks.page(request)
+        stored, more = await self._engine.page(principal, after=after, size=size)
+        response = pb.ListDocumentsResponse()
+        room = self._max_bytes
+        for item in stored:
+            message = convert.document(item)
+            room -= message.ByteSize() + 8
+            if room < 0 and response.documents:
+                more = True
+                break
+            response.documents.append(message)
+        if more:
+            response.next_page_token = checks.page_token(response.documents[-1].document_id)
+        return response
+
+    async def DeleteDocument(self, request: pb.DeleteDocumentRequest, context: Context) -> pb.DeleteDocumentResponse:
+        """Removes a document."""
+        principal = call.require_role("editor")
+        num_chunks = await self._engine.delete(principal, checks.document_id(request.document_id))
+        return pb.DeleteDocumentResponse(num_chunks=num_chunks)
+
+    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+        """Returns the best passages."""
+        principal = call.principal()
+        mode, top_k, moment = checks.search(request)
+        found = await self._engine.search(
+            principal, query=request.query, vector=request.query_vector, top_k=top_k, mode=mode, moment=moment
+        )
+        response = pb.SearchResponse(
+            passages=[convert.passage(item) for item in found.passages],
+            timings=[convert.timing(stage, seconds) for stage, seconds in found.seconds.items()],
+        )
+        self._check_size(response)
+        return response
+
+    def _check_size(self, response: Message) -> None:
+        if response.ByteSize() > self._max_bytes:
+            raise TooLarge("the answer does not fit one message; raise RETRIEVER_MAX_MESSAGE_BYTES or ask for less")
+
+
+class _Assembly:
+    """Is a document whose frames are arriving; one that is at fault keeps no bytes."""
+
+    def __init__(self, message: pb.DocumentHeader) -> None:
+        self._id = message.document_id
+        self._header, self._fault = checks.header(message)
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        if len(data) > _MAX_FRAME:
+            self._refuse(InvalidInput.of("data", f"has {len(data)} bytes; a frame has at most {_MAX_FRAME}"))
+        self._size += len(data)
+        if self._size > MAX_DOCUMENT_BYTES:
+            self._refuse(Unreadable("TOO_LARGE", f"the document has more than {MAX_DOCUMENT_BYTES} bytes"))
+        if self._fault is None:
+            self._pieces.append(data)
+
+    def _refuse(self, fault: TandemError) -> None:
+        self._fault = self._fault or fault
+        self._pieces.clear()
+
+    def upload(self) -> Upload:
+        header = self._header if self._fault is None else Header(source="", media_type="")
+        return Upload(document_id=self._id, header=header, data=b"".join(self._pieces), fault=self._fault)
+
+
+async def _uploads(frames: AsyncIterator[pb.IngestDocumentsRequest]) -> AsyncGenerator[Upload, None]:
+    """Yields each document when the next header, or the end of the stream, has arrived."""
+    open_document: _Assembly | None = None
+    async for frame in frames:
+        kind = frame.WhichOneof("frame")
+        if kind == "header":
+            if open_document is not None:
+                yield open_document.upload()
+            open_document = _Assembly(frame.header)
+        elif kind == "data" and open_document is not None:
+            open_document.add(frame.data)
+        elif kind == "data":
+            raise InvalidInput.of("data", "came before the first header")
+        else:
+            raise InvalidInput.of("frame", "is empty; a frame is a header or data")
+    if open_document is not None:
+        yield open_document.upload()
