@@ -23,7 +23,11 @@ models.register(app)
 app.add_typer(audit.app, name="audit")
 app.add_typer(tokens.app, name="tokens")
 for _entry in entry_points(group="tandem.commands"):
-    app.add_typer(_entry.load(), name=_entry.name)
+    # Loading may import torch, which takes seconds: only the command that was named pays for that.
+    if sys.argv[1:2] == [_entry.name]:
+        app.add_typer(_entry.load(), name=_entry.name)
+    else:
+        app.command(_entry.name, help=f"See `tandem {_entry.name} --help`.")(lambda: None)
 
 
 def main() -> None:
