@@ -44,14 +44,22 @@ _FULL = re.compile(
 _CLAUSE = re.compile(r"(?:if|when|while|unless|once|as soon as|in case|because)\b", re.IGNORECASE)
 _PREPOSITION = re.compile(rf"(?P<word>{_PREPOSITIONS})\s+(?P<rest>.+)", re.IGNORECASE | re.DOTALL)
 _DETERMINER = re.compile(r"(?:the|a|an|my|our|your|his|her|their|its|this|that|these|those)\s+", re.IGNORECASE)
-_BOUNDARY = rf"(?=\s*(?:[,;.?!]|$)|\s+(?:{_PREPOSITIONS}|if|when|while|unless|that|which|who|and|or|{_AUX})\b)"
-_PRODUCT = re.compile(r"\b(?:policy|insurance|contract|plan|product|tariff)\b", re.IGNORECASE)
+_VERBS = "starts?|begins?|ends?|appl(?:y|ies)|costs?|lasts?|expires?|pays?|covers?|covered|insured|paid"
+_BOUNDARY = rf"(?=\s*(?:[,;.?!]|$)|\s+(?:{_PREPOSITIONS}|if|when|while|unless|that|which|who|and|or|{_AUX}|{_VERBS})\b)"
+_INNER_QUESTION = re.compile(rf",\s+(?:(?:{_PREPOSITIONS})\s+)?(?:{_WH}|{_AUX})\b", re.IGNORECASE)
+_ANOTHER = re.compile(r"(?:\w+ )?(?:a|an|the) (?P<kind>[\w-]+) ones?", re.IGNORECASE)
+_OWN_PRODUCT = re.compile(
+    r"\b(?:my|our|his|her|their)\b.*\b(?:policy|insurance|contract|plan|product|tariff)\b", re.IGNORECASE
+)
+_ABOUT_FORM = re.compile(r'About "(?P<about>.+)": (?P<then>.*)', re.DOTALL)
 _NAME = r"[A-Z][\w-]*(?:\s+[A-Z][\w-]*)*"
 
 _PRONOUNS = _words("it its they them their he she him his her this these those that")
+_ORDINALS = _words("second first third other next last former latter")
 _POINTERS = _words("this that these those")
 _POINTING = re.compile(
-    r"\b(?:on top|the same|as well|in that case|in this case|in addition|instead|otherwise|else)\b|\bthen\s*\?*$"
+    r"\b(?:on top|the same(?=\s*[?,]|\s+(?:for|in|with|true|apply)\b)|as well)\b"
+    r"|\b(?:in that case|in this case|in addition|instead|otherwise|else)\b|\bthen\s*\?*$"
     rf"|^(?:{_WH})\s+(?:\w+\s+)?then\b"
     r"|\b(?:the|that|this) (?:second|first|third|other|next|last|former|latter) ?(?:one)?\s*\?*$"
     r"|\b(?:the|that|this) ones?\b",
@@ -90,6 +98,8 @@ def _resolve(question: str, context: str) -> str:
         return _after(context, question)
     if _FULL.match(rest) and not about:
         return _after(context, rest) if _has_gap(rest, led=led) else _capital(rest)
+    if _INNER_QUESTION.search(rest):
+        return _after(context, rest) if led else question
     if led or _is_fragment(rest, bare):
         return _replace(context, bare)
     return _after(context, question) if _has_gap(rest, led=False) else question
@@ -113,20 +123,14 @@ def _has_gap(question: str, *, led: bool) -> bool:
 
 
 def _is_conjunction(words: Sequence[str], index: int) -> bool:
-    """Tells "that" and "it" that point at nothing: "is it true that ...", "it rains"."""
-    following = words[index + 1] if index + 1 < len(words) else ""
+    """Tells "that" and "it" that point at nothing: "the day that I ...", "what does it cost to"."""
+    following = [*words[index + 1 : index + 3], "", ""]
     if words[index] == "that":
-        return following in ("i", "we", "you", "the", "a", "an", "my", "our")
-    return words[index] == "it" and following in (
-        "possible",
-        "true",
-        "allowed",
-        "necessary",
-        "ok",
-        "okay",
-        "enough",
-        "rains",
-    )
+        return following[0] in ("i", "we", "you", "the", "a", "an", "my", "our")
+    if words[index] != "it":
+        return False
+    opened = any(word in ("to", "when", "if", "that") for word in words[index + 2 :])
+    return following[1] in ("to", "that", "if") or (following[0] in ("cost", "take", "costs", "takes") and opened)
 
 
 def _is_fragment(rest: str, bare: str) -> bool:
@@ -144,6 +148,8 @@ def _replace(context: str, fragment: str) -> str:
     if words := _WORD.findall(fragment.lower()):
         if words[0] in ("its", "their") and (name := _names(context)):
             return f"What is the {' '.join(fragment.split()[1:])} of {name}?"
+        if (another := _ANOTHER.fullmatch(fragment)) and (swapped := _swap_kind(context, another["kind"])):
+            return swapped
         if all(word in _EMPTY or word in _PRONOUNS for word in words) or _POINTING.search(fragment):
             return _after(context, fragment)
     base = _head(context)
@@ -153,13 +159,15 @@ def _replace(context: str, fragment: str) -> str:
         )
     preposition = _PREPOSITION.match(fragment)
     noun = preposition["rest"] if preposition else fragment
-    if swapped := _swap_same_head(base, noun):
+    if swapped := _swap_same_head(base, noun) or _swap_name(base, noun):
         return _finish(swapped)
-    if _PRODUCT.search(noun):
+    if _OWN_PRODUCT.search(noun):
         base = re.sub(rf"\s+(?:under|in|with|to|of|for|by|at|from)\s+{_NAME}(?=\W|$)", "", base)
     word = preposition["word"] if preposition else "for"
     phrase = f"{word} {noun}"
     # Not at the start: "For how long" asks, it does not name.
+    if re.match(_NAME, noun):
+        return _finish(f"{base}, {phrase}")
     counterpart = rf"(?<=\S) (?i:{re.escape(word)}) (?!{_NAME}\b)[^,;.?!]{{1,120}}?{_BOUNDARY}"
     return _put(base, phrase, re.compile(counterpart))
 
@@ -186,17 +194,37 @@ def _swap_same_head(base: str, noun: str) -> str | None:
     return f"{base[: match.start()]}{noun}{base[match.end() :]}"
 
 
+def _swap_name(base: str, noun: str) -> str | None:
+    """Replaces "Halden Motor" by "Halden Home": names that begin with the same word."""
+    if not re.fullmatch(_NAME, noun) or " " not in noun:
+        return None
+    family = noun.split()[0]
+    found = [match for match in re.finditer(_NAME, base) if match.group().split()[0] == family]
+    return f"{base[: found[-1].start()]}{noun}{base[found[-1].end() :]}" if found else None
+
+
+def _swap_kind(context: str, kind: str) -> str | None:
+    """Replaces "a compact car" by "a large car" for "a large one"."""
+    base = _head(context)
+    found = list(re.finditer(r"\b(?:a|an|the) (?P<kind>[\w-]+) [\w-]+", base))
+    if not found or kind.lower() in _ORDINALS:
+        return None
+    return _finish(f"{base[: found[-1].start('kind')]}{kind}{base[found[-1].end('kind') :]}")
+
+
 def _after(context: str, question: str) -> str:
     """Puts a question after the one that it leans on."""
     tail = question.strip()
     tail = tail if tail.endswith(("?", ".", "!")) else f"{tail}?"
-    return f'About "{context[:_MAX_CONTEXT]}": {tail}'[:MAX_CHARACTERS]
+    nested = _ABOUT_FORM.match(context)
+    about = f"{nested['about']} {nested['then']}" if nested else context
+    return f'About "{about[:_MAX_CONTEXT]}": {tail}'[:MAX_CHARACTERS]
 
 
 def _head(context: str) -> str:
     """Returns the question proper of the context: of 'About "A": B?' it is A, of "S. Q?" it is all."""
-    match = re.match(r'About "(.+)": ', context, re.DOTALL)
-    return " ".join((match[1] if match else context)[:_MAX_CONTEXT].split()).rstrip(" ?!.")
+    match = _ABOUT_FORM.match(context)
+    return " ".join((match["about"] if match else context)[:_MAX_CONTEXT].split()).rstrip(" ?!.")
 
 
 def _finish(text: str) -> str:

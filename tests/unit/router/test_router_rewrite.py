@@ -35,6 +35,11 @@ REPLACED = [
     ),
     # Another product takes the place of the named one.
     (REPORT, "And for my pet insurance?", "By when must I report an accident, for my pet insurance?"),
+    (EXCESS, "And for Halden Two-Wheel?", "What is the collision excess of Halden Two-Wheel?"),
+    ("What is paid per day for a compact car?", "And for a large one?", "What is paid per day for a large car?"),
+    ("When does cover for illness start?", "And for a hip operation?", "When does cover for a hip operation start?"),
+    # A name does not take the place of what is none.
+    ("What does cover in class 4 cost?", "And in Port Selwick?", "What does cover in class 4 cost, in Port Selwick?"),
     # What has no counterpart is added.
     (EXCESS, "And for motorcycles?", "What is the collision excess of Halden Motor, for motorcycles?"),
     (EXCESS, "For motorcycles?", "What is the collision excess of Halden Motor, for motorcycles?"),
@@ -60,6 +65,7 @@ AFTER = [
     (EXCESS, "How much?"),
     (EXCESS, "And?"),
     (EXCESS, "Does that apply abroad?"),
+    ("When must a claim be paid?", "And if there is a storm, by how much is it extended?"),
     (EXCESS, "Who decides this?"),
     (CASH, "Is there anything else?"),
 ]
@@ -72,6 +78,10 @@ ALONE = [
     (CASH, "How many days of annual leave do new employees have?"),
     (CASH, "Does the travel policy of Halden Travel insure my luggage if the airline loses it?"),
     (CASH, "annual leave carry over"),
+    (CASH, "Is it cheaper to lease or to buy a car?"),
+    (CASH, "What does it cost now when a network workshop collects and returns a car?"),
+    (CASH, "By law, how many working days does an insurer have to confirm that a claim was received?"),
+    (CASH, "Up to when does mould count as part of the same tap water claim?"),
     (CASH, ""),
 ]
 
