@@ -337,11 +337,11 @@ async def test_the_bundled_model_answers_alone_and_in_company() -> None:
     config = GeneratorConfig(
         listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", precision="fp32", threads=1, drain_seconds=0
     )
-    questions = ["What is the capital of France?", "Name a colour.", "Who wrote Hamlet?"]
+    questions = ["What is the capital of France?", "Name a colour."]
 
     def chat(question: str, **sampling: object) -> pb.GenerateRequest:
         prompt = pb.ChatPrompt(messages=[pb.ChatMessage(role="user", content=question)])
-        return pb.GenerateRequest(chat=prompt, sampling=pb.Sampling(**{"max_tokens": 12, **sampling}))  # type: ignore[arg-type]
+        return pb.GenerateRequest(chat=prompt, sampling=pb.Sampling(**{"max_tokens": 10, **sampling}))  # type: ignore[arg-type]
 
     async with running(config) as bundled:
         model = await bundled.stub.GetModel(pb.GetModelRequest())
@@ -353,5 +353,6 @@ async def test_the_bundled_model_answers_alone_and_in_company() -> None:
         assert alone[0].finished.finish_reason == pb.FINISH_REASON_STOP
         stopped = await bundled.generate(chat(questions[0], stop=[" of Fra"]))
         assert stopped.text == alone[0].text.split(" of Fra")[0]
-        drawn = [await bundled.generate(chat("Tell me a story.", temperature=1.0, seed=7)) for _ in range(2)]
+        request = chat("Tell me a story.", temperature=1.0, seed=7, max_tokens=4)
+        drawn = [await bundled.generate(request) for _ in range(2)]
         assert drawn[0].text == drawn[1].text

@@ -61,6 +61,7 @@ class Engine:
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generator-model")
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self._seconds_per_sequence = 1.0
 
     async def start(self) -> None:
@@ -68,15 +69,12 @@ class Engine:
         self._task = asyncio.create_task(self._run(), name="generator-engine")
 
     async def stop(self) -> None:
-        """Ends the loop after the step in progress; sequences that are left fail with Unavailable."""
+        """Ends the loop after the round in progress; sequences that are left fail with Unavailable."""
         if self._task is not None:
-            self._task.cancel()
+            self._stopping = True
+            self._wake.set()
             await asyncio.wait({self._task})
             self._task = None
-        for sequence in [*self._waiting, *self._running.values()]:
-            sequence.fail(Unavailable("the generator is stopping"))
-        self._waiting.clear()
-        self._running.clear()
         await asyncio.to_thread(self._thread.shutdown)
 
     async def generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
@@ -119,7 +117,7 @@ class Engine:
         )
 
     def _check_door(self) -> None:
-        if self._task is None or self._task.done():
+        if self._task is None or self._stopping or self._task.done():
             raise Unavailable("the generator is not running")
         if len(self._waiting) >= self._limits.max_waiting:
             self._metrics.refused.inc()
@@ -150,15 +148,22 @@ class Engine:
         return sequence
 
     async def _run(self) -> None:
-        while True:
-            if not self._waiting and not self._running:
-                self._wake.clear()
-                await self._wake.wait()
-            try:
-                await self._round()
-            except Exception:
-                log.exception("a step of the model failed", extra={"sequences": len(self._running)})
-                await self._abandon()
+        try:
+            while not self._stopping:
+                if not self._waiting and not self._running:
+                    self._wake.clear()
+                    await self._wake.wait()
+                try:
+                    await self._round()
+                except Exception:
+                    log.exception("a step of the model failed", extra={"sequences": len(self._running)})
+                    await self._abandon()
+        finally:
+            for sequence in [*self._waiting, *self._running.values()]:
+                sequence.fail(Unavailable("the generator is stopping"))
+            self._waiting.clear()
+            self._running.clear()
+            self._gauge()
 
     async def _round(self) -> None:
         await self._let_go()

@@ -44,6 +44,13 @@ class Bench:
     def value(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"tandem_generator_{name}", labels) or 0.0
 
+    async def waiting(self, count: int) -> None:
+        for _ in range(10_000):
+            if self.value("waiting_sequences") >= count:
+                return
+            await asyncio.sleep(0.001)
+        raise TimeoutError(f"there were never {count} sequences waiting")
+
     async def entered(self) -> None:
         await asyncio.to_thread(self.runner.entered.acquire)
 
@@ -118,7 +125,7 @@ async def test_a_late_sequence_joins_between_two_steps() -> None:
         first = asyncio.create_task(text_of(bench.engine, ask("first")))
         await bench.entered()
         second = asyncio.create_task(text_of(bench.engine, ask("second")))
-        await asyncio.sleep(0.05)
+        await bench.waiting(1)
         runner.allow(1000)
         await asyncio.gather(first, second)
     kinds = [kind for kind, _ in runner.batches]
@@ -150,8 +157,7 @@ async def test_a_waiting_caller_who_leaves_is_never_read_in() -> None:
         first = asyncio.create_task(text_of(bench.engine, ask("first")))
         await bench.entered()
         second = asyncio.create_task(text_of(bench.engine, ask("second")))
-        while bench.value("waiting_sequences") == 0:
-            await asyncio.sleep(0)
+        await bench.waiting(1)
         second.cancel()
         runner.allow(1000)
         await first
@@ -176,8 +182,7 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
         tasks = [asyncio.create_task(text_of(bench.engine, ask(str(n)))) for n in range(1)]
         await bench.entered()
         tasks += [asyncio.create_task(text_of(bench.engine, ask(str(n)))) for n in range(2)]
-        while bench.value("waiting_sequences") < 2:
-            await asyncio.sleep(0)
+        await bench.waiting(2)
         with pytest.raises(Overloaded) as refused:
             await text_of(bench.engine, ask("too many"))
         assert 0 < refused.value.retry_after_s <= 60
@@ -208,8 +213,7 @@ async def test_prompts_are_read_in_groups_of_bounded_size() -> None:
         await bench.entered()
         prompts = ["a" * 8, "b" * 8, "c" * 30, "d"]
         rest = [asyncio.create_task(text_of(bench.engine, ask(prompt))) for prompt in prompts]
-        while bench.value("waiting_sequences") < 4:
-            await asyncio.sleep(0)
+        await bench.waiting(4)
         runner.allow(1000)
         await asyncio.gather(first, *rest)
     groups = [ids for kind, ids in runner.batches if kind == "prefill"]
