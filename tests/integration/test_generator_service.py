@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from services.generator.__main__ import build
 from services.generator.config import GeneratorConfig
+from services.generator.metrics import GeneratorMetrics
 from tandem.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -307,6 +308,19 @@ async def test_a_full_queue_says_when_to_come_back(files: Path) -> None:
         assert all(isinstance(error, Overloaded) and error.retry_after_s > 0 for error in refused)
         assert len(refused) < len(calls)
         assert crowded.metric("sequences_refused_total") == len(refused)
+        counted = {
+            sample.name
+            for family in crowded.telemetry.registry.collect()
+            for sample in family.samples
+            if sample.name.endswith(("_total", "_count", "_adapters")) and sample.value > 0
+        }
+    telemetry = Telemetry(service="generator")
+    GeneratorMetrics(telemetry.registry)
+    declared = {family.name for family in telemetry.registry.collect()}
+    present = {"waiting_sequences", "running_sequences", "running_tokens"}  # back to 0 when all is done
+    wanted = declared - {f"tandem_generator_{name}" for name in present}
+    assert {name.removesuffix("_total").removesuffix("_count") for name in counted} >= wanted
+    telemetry.close()
 
 
 async def test_a_model_without_a_chat_template_takes_text_only(tmp_path: Path) -> None:

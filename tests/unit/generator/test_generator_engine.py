@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from opentelemetry.trace import NoOpTracer
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
 from services.generator.domain import (
@@ -21,7 +23,7 @@ from services.generator.domain import (
     Started,
 )
 from services.generator.engine import Engine
-from services.generator.metrics import GeneratorMetrics
+from services.generator.metrics import SPANS, GeneratorMetrics
 from tandem.errors import DeadlineExceeded, Internal, InvalidInput, Overloaded, TandemError, Unavailable
 from tests.fakes.generator import END, ByteTokenizer, ScriptedRunner
 
@@ -31,6 +33,9 @@ MODEL = ModelInfo(name="fake", sha256="0" * 64, max_context_tokens=100, precisio
 class Bench:
     def __init__(self, runner: ScriptedRunner, limits: Limits) -> None:
         self.registry = CollectorRegistry()
+        self.spans = InMemorySpanExporter()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self.spans))
         self.runner = runner
         self.engine = Engine(
             runner=runner,
@@ -38,7 +43,7 @@ class Bench:
             model=MODEL,
             limits=limits,
             metrics=GeneratorMetrics(self.registry),
-            tracer=NoOpTracer(),
+            tracer=provider.get_tracer("test"),
         )
 
     def value(self, name: str, **labels: str) -> float:
@@ -269,3 +274,14 @@ async def test_the_runner_sees_the_sampling_and_the_adapter_key() -> None:
     assert runner.rows[0] == Row(
         id=0, prompt=tuple(b"hi"), sampling=Sampling(temperature=0.7, seed=3), adapter_key=None
     )
+
+
+async def test_a_call_opens_the_declared_spans_and_puts_no_text_in_them() -> None:
+    async with running(ScriptedRunner(lambda row: "a secret")) as bench:
+        await text_of(bench.engine, ask("another secret"))
+    spans = bench.spans.get_finished_spans()
+    assert {span.name for span in spans} == set(SPANS)
+    sequence = next(span for span in spans if span.name == "generator.sequence")
+    assert sequence.attributes is not None
+    assert sequence.attributes["gen_ai.usage.output_tokens"] == 9
+    assert "secret" not in str([span.to_json() for span in spans])
