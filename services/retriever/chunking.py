@@ -60,7 +60,7 @@ class _Cutter:
         if not self._fits(block.end) and self._span and self._bare and block.kind is not Kind.TABLE:
             # A heading should not stand alone: the beginning of what follows goes along with it.
             room = self._limit - (block.start - self._span[0])
-            for index, span in enumerate(split(self._text, block, limit=max(room, self._limit // 4))):
+            for index, span in enumerate(split(self._text, block, limit=max(room, self._limit // 4, 1))):
                 if index == 0 or self._fits(span[1]):
                     self._put(span, block)
                 else:

@@ -282,10 +282,10 @@ async def refusal(caller: Caller, frame: pb.IngestDocumentsRequest) -> grpc.Stat
     return await events.code()  # the exception itself may tell of a frame that could not be sent any more
 
 
-@pytest.mark.parametrize("query", ["...", "the and of", "日本語", "\x00", "'\"\\", "x" * 8192, "🙂 " * 4000])
-async def test_no_query_is_an_internal_error(house: SimpleNamespace, query: str) -> None:
+async def test_no_query_is_an_internal_error(house: SimpleNamespace) -> None:
     await house.erin.put("manual", MANUAL)
-    await house.alice.stub.Search(pb.SearchRequest(query=query, mode=pb.SEARCH_MODE_SPARSE))
+    for query in ("...", "the and of", "日本語", "\x00", "'\"\\", "x" * 8192, "🙂 " * 4000):
+        await house.alice.stub.Search(pb.SearchRequest(query=query, mode=pb.SEARCH_MODE_SPARSE))
 
 
 async def test_a_long_document_comes_back_whole(house: SimpleNamespace) -> None:

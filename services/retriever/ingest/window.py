@@ -41,7 +41,7 @@ class Result:
 
 @dataclass
 class Timings:
-    """Sums the seconds that a stream's documents spent in each stage; for embed and write, waiting included."""
+    """Sums the seconds that a stream's documents spent in each stage, waiting for its turn included."""
 
     parse: float = 0.0
     embed: float = 0.0

@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from typing import Any
 
+from services.retriever.chunking import MAX_HEADING
 from services.retriever.domain import Chunk, ParsedDocument, Unreadable
 from services.retriever.ingest.worker import FRAME
 from tandem.errors import Unavailable
@@ -16,6 +17,8 @@ from tandem.errors import Unavailable
 log = logging.getLogger(__name__)
 
 _MODULE = "services.retriever.ingest.worker"
+_MAX_DEPTH = 9  # of headings
+_UNSOUND = ("MEMORY", "CRASHED")
 _DOCUMENTS_PER_PROCESS = 500  # what a library leaks does not add up
 # An answer holds the text and its chunks; JSON escapes up to six bytes a character.
 _BYTES_PER_CHARACTER = 8
@@ -42,31 +45,35 @@ class ParserPool:
         worker = await self._free.get()
         try:
             head = json.dumps({**self._request, "media_type": media_type}).encode() + b"\n"
-            answer = await self._ask(worker, head + data)
+            return await self._ask(worker, head + data)
         finally:
             self._free.put_nowait(worker)
-        return _checked(answer, max_characters=self._max_characters)
 
     async def close(self) -> None:
         """Ends the processes."""
         for worker in self._workers:
             await worker.end()
 
-    async def _ask(self, worker: "_Worker", body: bytes) -> bytes:
+    async def _ask(self, worker: "_Worker", body: bytes) -> ParsedDocument:
         sound = False
         try:
             await worker.begin()
             async with asyncio.timeout(self._seconds):
                 answer = await worker.exchange(body, max_answer=self._max_answer)
+            parsed = _checked(answer, max_characters=self._max_characters)
             sound = True
-            return answer
+            return parsed
+        except Unreadable as error:
+            sound = error.reason not in _UNSOUND
+            raise
         except TimeoutError:
             raise Unreadable("TIMEOUT", f"reading the document takes more than {self._seconds:g} s") from None
         except (asyncio.IncompleteReadError, ConnectionError):
             log.warning("parsing process died")
             raise Unreadable("CRASHED", "reading the document crashed the parser") from None
         finally:
-            # A process whose answer nobody waited for, because the caller left or time was up, is of no more use.
+            # A process whose answer nobody waited for, because the caller left or time was up, is of no more use, nor
+            # one that has run out of memory or does not keep to the form of an answer.
             if not sound or worker.served >= _DOCUMENTS_PER_PROCESS:
                 await worker.end()
 
@@ -143,6 +150,6 @@ def _chunk(row: list[Any]) -> Chunk:
     start, end, headings, page = row
     if page is not None and not 0 < page < 2**31:
         raise ValueError("page")
-    path = tuple(str(heading) for heading in headings)
+    path = tuple(str(heading)[:MAX_HEADING] for heading in headings[:_MAX_DEPTH])
     "".join(path).encode()
     return Chunk(start=int(start), end=int(end), headings=path, page=page)

@@ -1,0 +1,265 @@
+"""What an acknowledgement is worth: real processes, killed without warning."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from services.retriever.backend.lite import LiteServer
+from services.retriever.backend.store import MilvusStore
+from services.retriever.config import RetrieverConfig
+from services.retriever.domain import Chunk, DocumentKey, EmbeddingModel, Header, NewChunk, NewDocument, StoredDocument
+from services.retriever.metrics import RetrieverMetrics
+from tandem.errors import ConfigError, FailedPrecondition
+from tandem.rpc.channel import connect
+from tandem.security import Principal, issue
+from tandem.telemetry import Telemetry
+from tandem.v1 import retriever_service_pb2 as pb
+from tandem.v1 import retriever_service_pb2_grpc as pb_grpc
+from tests.fakes.retriever import DIMENSION, MODEL, embed, embedder_peer
+
+ERIN = Principal("erin", "halden", frozenset(), frozenset({"user", "editor"}))
+SERVICE = "tandem.v1.RetrieverService"
+
+
+class House:
+    """Is a retriever process on a folder, begun again as often as a test likes."""
+
+    def __init__(self, folder: Path, embedder: str) -> None:
+        text, tokens = issue({"erin": ERIN})
+        (folder / "tokens.json").write_text(text)
+        self.token = tokens["erin"]
+        self.folder = folder
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path.cwd()),
+            "RETRIEVER_LISTEN": "127.0.0.1:0",
+            "RETRIEVER_METRICS_LISTEN": "127.0.0.1:0",
+            "RETRIEVER_TOKEN_FILE": str(folder / "tokens.json"),
+            "RETRIEVER_MILVUS_URI": str(folder / "milvus.db"),
+            "RETRIEVER_EMBEDDER": embedder,
+            "RETRIEVER_DIMENSION": str(DIMENSION),
+            "RETRIEVER_LOG_FORMAT": "text",
+        }
+        self.log = b""
+
+    @asynccontextmanager
+    async def up(self) -> AsyncIterator[tuple[psutil.Process, pb_grpc.RetrieverServiceStub]]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.retriever", env=self.env, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stderr is not None
+        reader = None
+        try:
+            address = ""
+            async for line in process.stderr:
+                self.log += line
+                if b" ready" in line:
+                    address = line.decode().split("address=")[1].split()[0]
+                    break
+            assert address, self.log.decode()
+            reader = asyncio.create_task(process.stderr.read())
+            async with connect(address, token=self.token, default_timeout_s=60) as channel:
+                yield psutil.Process(process.pid), pb_grpc.RetrieverServiceStub(channel)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+            if reader is not None:
+                self.log += await reader
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with embedder_peer() as embedder:
+        yield House(tmp_path, embedder)
+
+
+def engine_of(process: psutil.Process) -> psutil.Process:
+    return next(child for child in process.children(recursive=True) if child.cmdline()[0].endswith("/milvus"))
+
+
+def kill_tree(process: psutil.Process, *, engine_too: bool) -> list[psutil.Process]:
+    """Kills the service and its children at once; returns those that were left to themselves."""
+    children = process.children(recursive=True)
+    process.send_signal(signal.SIGSTOP)  # nothing can react to the death of the others
+    for child in children:
+        if engine_too or not child.cmdline()[0].endswith("/milvus"):
+            child.kill()
+    process.kill()
+    return [] if engine_too else [child for child in children if child.is_running()]
+
+
+async def ingest(stub: pb_grpc.RetrieverServiceStub, acknowledged: dict[str, str], numbers: range) -> None:
+    """Writes documents over and over in new versions; notes which text of each was acknowledged last."""
+
+    async def frames() -> AsyncIterator[pb.IngestDocumentsRequest]:
+        for number in numbers:
+            header = pb.DocumentHeader(document_id=f"d{number % 7}", source="d.txt")
+            yield pb.IngestDocumentsRequest(header=header)
+            yield pb.IngestDocumentsRequest(data=f"Statement of version {number}. It holds.".encode())
+
+    order = iter(numbers)
+    async for event in stub.IngestDocuments(frames()):
+        if event.WhichOneof("event") == "result":
+            assert event.result.state == pb.IngestResult.STATE_INDEXED
+            acknowledged[event.result.document_id] = f"version {next(order)}."
+
+
+def version_of(text: str) -> int:
+    return int(text.split("version ")[1].split(".")[0])
+
+
+@pytest.mark.parametrize("engine_too", [True, False])
+async def test_what_was_acknowledged_survives_kill_9(house: House, engine_too: bool) -> None:
+    acknowledged: dict[str, str] = {}
+    async with house.up() as (process, stub):
+        writing = asyncio.create_task(ingest(stub, acknowledged, range(100_000)))
+        while len(acknowledged) < 7 or version_of(max(acknowledged.values(), key=version_of)) < 60:
+            await asyncio.wait({writing}, timeout=0.02)
+            assert not writing.done()
+        orphans = kill_tree(process, engine_too=engine_too)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await writing
+    async with house.up() as (process, stub):
+        assert not any(orphan.is_running() for orphan in orphans)
+        found = await stub.Search(pb.SearchRequest(query="statement version", top_k=100))
+        texts = {passage.document_id: passage.text for passage in found.passages}
+        assert len(found.passages) == len(texts) == 7  # one version of each, whole
+        for document_id, version in acknowledged.items():
+            got = await stub.GetDocument(pb.GetDocumentRequest(document_id=document_id, include_text=True))
+            assert got.text == texts[document_id]
+            assert version_of(got.text) >= version_of(version)
+        deleted = await stub.DeleteDocument(pb.DeleteDocumentRequest(document_id="d0"))
+        assert deleted.num_chunks == 1
+        assert len((await stub.Search(pb.SearchRequest(query="statement version", top_k=100))).passages) == 6
+        engine = engine_of(process)
+    assert not engine.is_running()
+
+
+async def test_an_engine_that_dies_alone_is_started_again(house: House) -> None:
+    async with house.up() as (process, stub):
+        acknowledged: dict[str, str] = {}
+        await ingest(stub, acknowledged, range(7))
+        for round_number in (1, 2):
+            engine = engine_of(process)
+            searches = [stub.Search(pb.SearchRequest(query="statement version", top_k=100)) for _ in range(3)]
+            engine.kill()
+            for search in searches:
+                assert len((await search).passages) == 7
+            await ingest(stub, acknowledged, range(7 * round_number, 7 * round_number + 7))
+            assert engine_of(process).pid != engine.pid
+    assert house.log.count(b"Milvus Lite runs again") == 2
+
+
+def config(folder: Path, **fields: object) -> RetrieverConfig:
+    settings = {"milvus_uri": str(folder / "milvus.db"), "dimension": DIMENSION, **fields}
+    return RetrieverConfig(**settings)
+
+
+@asynccontextmanager
+async def opened(folder: Path, **fields: object) -> AsyncIterator[MilvusStore]:
+    store = MilvusStore(config(folder, **fields), metrics=RetrieverMetrics(Telemetry("retriever").registry))
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()
+
+
+def document(text: str, version: str) -> NewDocument:
+    stored = StoredDocument(
+        key=DocumentKey("halden", "d"),
+        header=Header(source="d.txt", media_type="text/plain", title="d"),
+        version=version,
+        content_sha256="0" * 64,
+        header_sha256="0" * 64,
+        num_chunks=1,
+        num_characters=len(text),
+        update_time=1,
+    )
+    chunk = NewChunk(chunk=Chunk(start=0, end=len(text)), content=f"d\n{text}", prefix_length=2, vector=embed(text))
+    return NewDocument(document=stored, text=text, chunks=[chunk])
+
+
+async def test_a_write_that_breaks_off_anywhere_leaves_the_old_version_and_is_cleared_up(tmp_path: Path) -> None:
+    class Broken(Exception):
+        pass
+
+    class Breaking:
+        """Is a client whose nth change fails, and all after it."""
+
+        def __init__(self, client: object, allowed: int) -> None:
+            self._client, self._allowed = client, allowed
+
+        def __getattr__(self, name: str) -> object:
+            plain = getattr(self._client, name)
+            if name not in ("insert", "upsert", "delete"):
+                return plain
+
+            def counted(*args: object, **kwargs: object) -> object:
+                self._allowed -= 1
+                if self._allowed < 0:
+                    raise Broken
+                return plain(*args, **kwargs)
+
+            return counted
+
+    async with opened(tmp_path) as store:
+        await store.put([document("the first text", "v0")])
+        for allowed in range(8):
+            old, new = f"text {allowed}", f"text {allowed + 1}"
+            await store.put([document(old, f"old{allowed}")])
+            plain = store.connection.call
+
+            async def broken(do: object, allowed: int = allowed, plain: object = plain) -> object:
+                return await plain(lambda client, timeout: do(Breaking(client, allowed), timeout))  # type: ignore
+
+            store.connection.call = broken  # type: ignore[method-assign]
+            try:
+                await store.put([document(new, f"new{allowed}")])
+                assert allowed >= 7
+            except Broken:
+                pass
+            store.connection.call = plain  # type: ignore[method-assign]
+            live = (await store.live([DocumentKey("halden", "d")]))[DocumentKey("halden", "d")]
+            assert await store.text(live) == (new if live.version == f"new{allowed}" else old)
+            assert (live.version == f"new{allowed}") == (allowed >= 4)  # intent, text, chunks, then the document's row
+            await store.connection.call(lambda client, _: store._settle_all(client))
+            for name, count in (("tandem", 1), ("tandem_texts", 1), ("tandem_documents", 1)):
+                rows = await store.connection.call(
+                    lambda client, timeout, name=name: client.query(
+                        name, filter='id > ""', limit=10, output_fields=["id"], timeout=timeout
+                    )
+                )
+                assert len(rows) == count, (allowed, name, rows)
+
+
+async def test_a_file_serves_one_retriever(tmp_path: Path) -> None:
+    first, second = LiteServer(tmp_path / "milvus.db"), LiteServer(tmp_path / "milvus.db")
+    await first.start()
+    with pytest.raises(ConfigError, match="in use by another process"):
+        await second.start()
+    await second.stop()
+    await first.stop()
+    await second.start()
+    await second.stop()
+
+
+async def test_a_collection_keeps_its_dimension_and_model(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        await store.adopt_model(MODEL)
+    with pytest.raises(ConfigError, match="RETRIEVER_DIMENSION is 33.*RETRIEVER_COLLECTION"):
+        async with opened(tmp_path, dimension=33):
+            pass
+    async with opened(tmp_path) as store:
+        store.check_model(MODEL)
+        with pytest.raises(FailedPrecondition, match="RETRIEVER_COLLECTION"):
+            await store.adopt_model(EmbeddingModel(name="other", sha256="cd" * 32, dimension=DIMENSION))
