@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.config import inherited_environment
-from tandem.errors import ConfigError
-from tandem.security import Principal, issue, write_secret
+from tandem.errors import ConfigError, Unauthenticated
+from tandem.security import Principal, TokenFile, issue, write_secret
 from tandem.supervisor import Spec, free_port
 
 # In the order of starting; stopping goes the other way round.
@@ -55,27 +55,39 @@ class Home:
         """A file or folder of a service's own."""
         return self.path / "data" / name
 
+    def adapters(self) -> Path:
+        """Adapters by tenant, where no other folder is named."""
+        return self.path / "adapters"
+
 
 def prepare(home: Home, principals: Mapping[str, Principal]) -> None:
-    """Makes the folders, and the tokens where there are none yet.
+    """Draws the tokens, unless the ones there are for these very principals.
 
-    Principals that the token file lacks are added by drawing all tokens anew; a token file that holds them all stays.
+    Tokens are drawn anew for all when a principal was added, changed or removed; otherwise they stay.
     """
-    for folder in (home.path, home.data(""), home.path / "adapters"):
-        folder.mkdir(parents=True, exist_ok=True)
-    if home.credentials.exists() and home.tokens.exists():
-        known = json.loads(home.credentials.read_text())
-        if set(principals) <= set(known) and all(home.secret(name).exists() for name in SERVICES):
-            return
     services = {
         f"service:{name}": Principal(subject=name, tenant="tandem", roles=frozenset({"service", "user"}))
         for name in SERVICES
     }
+    if _holds(home, principals, services):
+        return
     text, tokens = issue({**principals, **services})
-    write_secret(home.tokens, text)
     for name in SERVICES:
         write_secret(home.secret(name), tokens.pop(f"service:{name}") + "\n")
     write_secret(home.credentials, json.dumps(tokens, indent=1) + "\n")
+    write_secret(home.tokens, text)
+
+
+def _holds(home: Home, principals: Mapping[str, Principal], services: Mapping[str, Principal]) -> bool:
+    """Tells whether the tokens on disk stand for these principals and services, and for no others."""
+    try:
+        held = json.loads(home.credentials.read_text())
+        held |= {f"service:{name}": home.secret(name).read_text().strip() for name in SERVICES}
+        wanted = {**principals, **services}
+        resolver = TokenFile(home.tokens)
+        return held.keys() == wanted.keys() and all(resolver.resolve(held[name]) == wanted[name] for name in held)
+    except (OSError, ValueError, ConfigError, Unauthenticated):
+        return False
 
 
 def read_principals(path: Path) -> dict[str, Principal]:
@@ -89,10 +101,12 @@ def read_principals(path: Path) -> dict[str, Principal]:
 
 
 def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None) -> list[Spec]:
-    """Returns how to run the four services; port is the router's, the others follow it, and 0 takes free ones.
+    """Makes the data folders and returns how to run the four services; port is the router's, the others follow it, and 0 takes free ones.
 
     A variable that is set in this process's environment wins over the one worked out here.
     """
+    for folder in (home.data(""), home.adapters()):
+        folder.mkdir(parents=True, exist_ok=True)
     order = ["router", "embedder", "retriever", "generator"]
     ports = {name: (port + index if port else free_port()) for index, name in enumerate(order)}
     metrics = {name: (ports[name] + _METRICS_OFFSET if port else free_port()) for name in order}
@@ -103,7 +117,7 @@ def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None)
             "RETRIEVER_MILVUS_URI": str(home.data("milvus.db").resolve()),
             "RETRIEVER_EMBEDDER": address["embedder"],
         },
-        "generator": {"GENERATOR_ADAPTER_DIR": str((adapters or home.path / "adapters").resolve())},
+        "generator": {"GENERATOR_ADAPTER_DIR": str((adapters or home.adapters()).resolve())},
         "router": {
             "ROUTER_AUDIT_URL": f"sqlite:///{home.data('audit.db').resolve()}",
             "ROUTER_EMBEDDER_TARGET": address["embedder"],

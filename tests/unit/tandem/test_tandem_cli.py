@@ -1,0 +1,107 @@
+"""The command line without a server: what it reads, and how it fails."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tandem.cli import app as root
+from tandem.cli import documents, sample
+from tandem.cli.session import target
+from tandem.errors import ConfigError, InvalidInput
+from tandem.stack import DEVELOPER, Home, prepare
+
+SAMPLE = Path("examples/company")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("TANDEM_HOME", str(tmp_path))
+    return Home(tmp_path)
+
+
+def test_a_folder_is_walked_and_ids_come_from_paths(tmp_path: Path) -> None:
+    (tmp_path / "Claims").mkdir()
+    (tmp_path / "Claims" / "First Call.MD").write_text("# First call")
+    (tmp_path / "skip.exe").write_bytes(b"MZ")
+    found = list(documents.find(tmp_path, groups=["legal"]))
+    assert [(item.document_id, item.source, item.groups) for item in found] == [
+        ("claims-first-call.md", "First Call.MD", ("legal",))
+    ]
+
+
+def test_the_sample_gives_each_tenant_its_documents_and_an_editor() -> None:
+    company = sample.read(SAMPLE)
+    uploads = company.uploads()
+    assert set(uploads) == {"halden", "brightwater"}
+    for tenant in uploads:
+        assert company.principals[company.editor(tenant)].tenant == tenant
+
+
+def test_a_document_of_the_sample_is_valid_through_its_last_day() -> None:
+    rows = [json.loads(line) for line in (SAMPLE / "manifest.jsonl").read_text().splitlines()]
+    row = next(row for row in rows if row["valid_until"] and row["tenant"] == "halden")
+    upload = next(u for u in sample.read(SAMPLE).uploads()["halden"] if u.document_id == row["document_id"])
+    last = datetime.fromisoformat(row["valid_until"]).replace(tzinfo=UTC, hour=23, minute=59)
+    assert upload.valid_until is not None
+    assert last < upload.valid_until
+
+
+def test_a_folder_that_is_no_sample_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a sample company"):
+        sample.read(tmp_path)
+
+
+def test_the_token_of_the_named_principal_is_presented(home: Home) -> None:
+    prepare(home, DEVELOPER)
+    assert target("router", "dev").token == json.loads(home.credentials.read_text())["dev"]
+    with pytest.raises(ConfigError, match="known are dev"):
+        target("router", "nobody")
+
+
+def test_without_tokens_the_way_to_get_them_is_told(home: Home) -> None:
+    with pytest.raises(ConfigError, match="tandem up"):
+        target("router", None)
+
+
+def test_a_misspelt_variable_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_ROUTR", "127.0.0.1:1")
+    with pytest.raises(ConfigError, match="TANDEM_ROUTER"):
+        target("router", None)
+
+
+def test_every_command_explains_itself_and_takes_json() -> None:
+    runner = CliRunner()
+    for command in (
+        "ask",
+        "policies",
+        "ingest",
+        "search",
+        "documents",
+        "show",
+        "delete",
+        "embed",
+        "generate",
+        "adapters",
+    ):
+        result = runner.invoke(root.app, [command, "--help"])
+        assert result.exit_code == 0
+        assert "--json" in result.output, command
+
+
+def test_a_wrong_date_names_the_option() -> None:
+    result = CliRunner().invoke(root.app, ["ask", "When?", "--as-of", "tomorrow"], env={"TANDEM_TOKEN": "t"})
+    assert isinstance(result.exception, InvalidInput)
+    assert result.exception.violations[0].field == "--as-of"
+
+
+def test_tokens_are_never_drawn_over_others(tmp_path: Path) -> None:
+    principals = tmp_path / "principals.json"
+    principals.write_text('{"ann": {"subject": "ann", "tenant": "acme", "roles": ["user"]}}')
+    runner = CliRunner()
+    first = runner.invoke(root.app, ["tokens", "create", str(principals), "--out", str(tmp_path / "out"), "--json"])
+    assert json.loads(first.output)["principals"] == ["ann"]
+    second = runner.invoke(root.app, ["tokens", "create", str(principals), "--out", str(tmp_path / "out")])
+    assert isinstance(second.exception, ConfigError)
