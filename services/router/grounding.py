@@ -1,21 +1,23 @@
 """Which part of which passage supports which sentence of an answer: by words and figures, deterministic, no model.
 
-A sentence of the answer is supported by a passage sentence that holds all of its figures, agrees with it on negation,
-and holds at least `SUPPORT` of its content words. An answer of a few words ("14 days") has no redundancy to weigh, so
-it must stand in the passage word for word. Only text that was retrieved can be cited. What is compared are normal
-forms: case, inflection ("pays"/"pay"), thousands separators and number words ("six"/"6") do not matter.
+A sentence of the answer is supported by a passage sentence that holds all of its figures with their units, agrees with
+it on negation, and holds at least `SUPPORT` of its content words, not counting those that the passage's title and
+headings hold. An answer of a few words ("14 days") has no redundancy to weigh, so it must stand in the passage word for
+word, in a sentence or section that speaks of what was asked. Only text that was retrieved can be cited. What is
+compared are normal forms: case, inflection ("pays"/"pay"), thousands separators and number words ("six"/"6") do not
+matter.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from services.router.domain import Citation, Passage, Span
 
 SUPPORT = 0.6
-"""Least share of the answer sentence's content words that the passage must hold."""
+"""Least share of the answer sentence's own content words that the passage sentence must hold."""
 SHORT = 3
 """Most content words of an answer that must match word for word."""
 MAX_EXTRACT = 600
@@ -57,6 +59,7 @@ _STOP = _words(
     "should must i you he she we they me him her us them my your his our their if then than so up such also only "
     "per each any all about into under over within after before during between"
 )
+_NO_WORDS: frozenset[str] = frozenset()
 _NEGATIONS = _words("not no never neither nor without cannot none nothing")
 _BOUNDS = re.compile(
     r"\b(?:no|not) (?:more|less|later|earlier|fewer|longer) than\b|\bnot only\b|\bno\. ?(?=\d)", re.IGNORECASE
@@ -70,8 +73,10 @@ class _Sentence:
     end: int
     terms: tuple[str, ...]
     content: frozenset[str]
-    figures: frozenset[str]
+    units: dict[str, frozenset[str]]
     negated: bool
+    header: frozenset[str] = frozenset()
+    is_pair: bool = False
 
 
 class LexicalGrounding:
@@ -85,7 +90,7 @@ class LexicalGrounding:
         for claim in _sentences(answer):
             best: tuple[float, Passage, _Sentence] | None = None
             for passage, sentences in candidates:
-                about = asked & _content(_terms(" ".join((passage.title, *passage.headings))))
+                about = _about(passage)
                 for sentence in sentences:
                     score = _score(claim, sentence, asked=asked, about=about)
                     if score is not None and (best is None or score > best[0] + 1e-9):
@@ -117,6 +122,12 @@ def _citable(passages: Sequence[Passage]) -> Iterator[Passage]:
     return (passage for passage in passages if passage.span.end - passage.span.start == len(passage.text))
 
 
+def _about(passage: Passage) -> frozenset[str]:
+    """Returns the words of title and headings; a figure in a title names the document, in a heading it counts."""
+    headings = _content(_terms(" ".join(passage.headings)))
+    return _content(_terms(passage.title)) | {word for word in headings if not word[0].isdigit()}
+
+
 def _citation(answer: Span, passage: Passage, part: Span) -> Citation:
     return Citation(
         answer_span=answer,
@@ -130,22 +141,38 @@ def _citation(answer: Span, passage: Passage, part: Span) -> Citation:
 
 
 def _score(claim: _Sentence, sentence: _Sentence, *, asked: frozenset[str], about: frozenset[str]) -> float | None:
-    """Returns how well a passage sentence supports a claim, None when it does not."""
-    if not claim.terms or not claim.figures <= sentence.figures:
+    """Returns how well a passage sentence supports a claim, None when it does not.
+
+    What the title and the headings say ("Halden Motor") holds for the sentences under them and need not be repeated.
+    """
+    about = about | {word for word in sentence.header if not word[0].isdigit()}
+    if not claim.terms or not all(_holds(figure, claim, sentence, about) for figure in claim.units):
         return None
     if len(claim.content) <= SHORT:
         if not claim.content or not _contains(sentence.terms, claim.terms):
             return None
+        if asked and not asked & (sentence.content | about):
+            return None
         support = 1.0
     else:
-        if claim.negated != sentence.negated:
+        own = claim.content - about
+        held = own & sentence.content
+        if claim.negated != sentence.negated or len(held) < 2:
             return None
-        support = len(claim.content & sentence.content) / len(claim.content)
+        support = len(held) / len(own)
         if support < SUPPORT:
             return None
-    # Among equals the sentence, then the section, that speaks of what was asked; then the shorter one.
-    nearness = (len(asked & sentence.content) + 0.5 * len(about - sentence.content)) / (len(asked) or 1)
-    return support + 0.5 * nearness - 0.0002 * (sentence.end - sentence.start)
+    # One sentence before two; then the sentence, then the section, that speaks of what was asked; then the shorter one.
+    nearness = (len(asked & sentence.content) + 0.5 * len(asked & about - sentence.content)) / (len(asked) or 1)
+    return support - 2 * sentence.is_pair + 0.5 * nearness - 0.0002 * (sentence.end - sentence.start)
+
+
+def _holds(figure: str, claim: _Sentence, sentence: _Sentence, about: frozenset[str]) -> bool:
+    """Tells whether the sentence has the figure, of the same thing: EUR 60 is not 60 %."""
+    units = claim.units[figure]
+    if figure in sentence.units:
+        return not units or bool(units & (sentence.units[figure] | sentence.header))
+    return figure in about
 
 
 def _contains(terms: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
@@ -154,15 +181,39 @@ def _contains(terms: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
 
 def _sentences(text: str) -> list[_Sentence]:
     found = []
+    header: frozenset[str] = frozenset()
+    in_table = False
     for block, (block_start, block_end) in enumerate(_cut(text, 0, len(text), _BLOCK, keep=False)):
+        is_row = text[block_start:block_end].lstrip().startswith("|")
+        if is_row and not in_table:
+            header = _content(_terms(text[block_start:block_end]))
+        in_table = is_row
         for start, end in _cut(text, block_start, block_end, _END, keep=True):
             start, end = _trim(text, start, end)
             if terms := _terms(text[start:end]):
-                figures = frozenset(term for term in terms if term[0].isdigit())
                 found.append(
-                    _Sentence(block, start, end, terms, _content(terms), figures, _is_negated(text[start:end]))
+                    _Sentence(
+                        block=block,
+                        start=start,
+                        end=end,
+                        terms=terms,
+                        content=_content(terms),
+                        units=_units(terms),
+                        negated=_is_negated(text[start:end]),
+                        header=header if is_row else frozenset(),
+                    )
                 )
     return found
+
+
+def _units(terms: tuple[str, ...]) -> dict[str, frozenset[str]]:
+    """Returns the figures, each with the words that say of what: the one before it and the two after."""
+    units: dict[str, frozenset[str]] = {}
+    for at, term in enumerate(terms):
+        if term[0].isdigit():
+            near = _content((*terms[max(0, at - 1) : at], *terms[at + 1 : at + 3]))
+            units[term] = units.get(term, frozenset()) | near
+    return units
 
 
 def _is_negated(text: str) -> bool:
@@ -173,14 +224,14 @@ def _is_negated(text: str) -> bool:
 def _with_pairs(sentences: list[_Sentence]) -> list[_Sentence]:
     """Adds each two neighbours of a paragraph as one: an answer may draw on both."""
     pairs = [
-        _Sentence(
-            one.block,
-            one.start,
-            two.end,
-            one.terms + two.terms,
-            one.content | two.content,
-            one.figures | two.figures,
-            one.negated or two.negated,
+        replace(
+            one,
+            is_pair=True,
+            end=two.end,
+            terms=one.terms + two.terms,
+            content=one.content | two.content,
+            units={f: one.units.get(f, _NO_WORDS) | two.units.get(f, _NO_WORDS) for f in {*one.units, *two.units}},
+            negated=one.negated or two.negated,
         )
         for one, two in pairwise(sentences)
         if one.block == two.block

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.domain import Citation, Passage
+from services.router.domain import Citation, Passage, Span
 from services.router.grounding import MAX_EXTRACT, LexicalGrounding
 from tests.fakes.router import passage
 
@@ -21,8 +21,10 @@ PET = passage(
     "The waiting period is 30 days for illness and nine months for hip dysplasia.", document_id="pet", start=7
 )
 
+ASKED = "How long is a journey, what share of a claim is mine, what of rescue, trips and hip dysplasia?"
 
-def cite(answer: str, question: str = "What is paid?", *passages: Passage) -> tuple[Citation, ...]:
+
+def cite(answer: str, question: str = ASKED, *passages: Passage) -> tuple[Citation, ...]:
     return LexicalGrounding().cite(question, answer, passages or (TRAVEL, PET))
 
 
@@ -79,6 +81,41 @@ def test_each_sentence_is_tied_to_its_own_passage():
     assert (first.document_id, second.document_id) == ("travel", "pet")
     assert answer[first.answer_span.start : first.answer_span.end] == "A single journey is insured for 45 days."
     assert answer[second.answer_span.start : second.answer_span.end] == "The waiting period for illness is 30 days."
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (
+            "The excess for each claim is EUR 60.",
+            "The excess for each claim is EUR 30. Batteries count below 60% of capacity.",
+        ),
+        (
+            "Dogs and cats can be insured from the age of 1 week.",
+            "Dogs and cats can be insured from the age of 8 weeks.",
+        ),
+        (
+            "Flat roofs are inspected every 6 years.",
+            "Flat roofs are inspected every 3 years, within 6 weeks of a storm.",
+        ),
+    ],
+)
+def test_a_figure_counts_with_its_unit(answer: str, text: str):
+    one = Passage(
+        document_id="x", chunk_id="x-0", title="X", text=text, span=Span(0, len(text)), headings=("1 Ages", "6 Roofs")
+    )
+    assert cite(answer, "?", one) == ()
+
+
+def test_the_title_and_the_head_of_a_table_need_not_be_repeated():
+    text = "| Work | EUR per hour |\n| --- | --- |\n| Paint | 112 |\n| Body | 106 |"
+    one = Passage(document_id="x", chunk_id="x-0", title="Rates 2026/03", text=text, span=Span(0, len(text)))
+    (citation,) = cite("Under Rates 2026/03 paint work costs EUR 112 per hour, as paint.", "?", one)
+    assert citation.quote == "| Paint | 112 |"
+
+
+def test_a_short_answer_about_something_else_is_not_cited():
+    assert cite("2%", "How far does the sales team want to grow?", passage("| Garage | minus 2% |")) == ()
 
 
 def test_an_answer_may_draw_on_two_neighbouring_sentences():
