@@ -256,7 +256,7 @@ async def test_a_file_serves_one_retriever(tmp_path: Path) -> None:
 async def test_a_collection_keeps_its_dimension_and_model(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await store.adopt_model(MODEL)
-    with pytest.raises(ConfigError, match="RETRIEVER_DIMENSION is 33.*RETRIEVER_COLLECTION"):
+    with pytest.raises(ConfigError, match=r"RETRIEVER_DIMENSION is 33.*RETRIEVER_COLLECTION"):
         async with opened(tmp_path, dimension=33):
             pass
     async with opened(tmp_path) as store:

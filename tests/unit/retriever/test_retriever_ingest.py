@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import chain
 
 import pytest
@@ -17,6 +17,12 @@ from tests.fakes.retriever import DIMENSION, DOWN, FakeEmbedder, FakeParser, Fak
 
 ERIN = Principal("erin", "halden", frozenset({"leads"}), frozenset({"editor"}))
 OTTO = Principal("otto", "halden", frozenset(), frozenset({"editor"}))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the loop run until something has happened."""
+    while not condition():  # noqa: ASYNC110 -- nothing here to wait on, and no time passes
+        await asyncio.sleep(0)
 
 
 def upload(document_id: str, text: str = "# Title\n\nSome words.", **fields: object) -> Upload:
@@ -102,8 +108,7 @@ async def test_results_keep_the_order_of_arrival_and_the_last_version_wins() -> 
     async with Room() as room:
         room.parser.slow[b"first"] = asyncio.Event()
         run = asyncio.create_task(room.run(upload("a", "first"), upload("b"), upload("a", "second")))
-        while not room.store.writes:
-            await asyncio.sleep(0)
+        await until(lambda: bool(room.store.writes))
         assert room.store.writes == [["b"]]
         room.parser.slow[b"first"].set()
         results = await run
@@ -143,8 +148,7 @@ async def test_a_stream_holds_a_bounded_number_of_documents_and_bytes() -> None:
                 return len([r async for r in room.ingestion.run(ERIN, uploads, Timings())])
 
             run = asyncio.create_task(collect(uploads=arriving()))
-            while len(room.parser.parsed) < 3:
-                await asyncio.sleep(0)
+            await until(lambda room=room: len(room.parser.parsed) >= 3)
             for _ in range(50):
                 await asyncio.sleep(0)
             assert len(taken) == 3
@@ -156,8 +160,7 @@ async def test_documents_that_wait_share_calls_and_writes() -> None:
     async with Room(documents=100) as room:
         room.embedder.gate.clear()
         run = asyncio.create_task(room.run(*(upload(f"d{n}") for n in range(40))))
-        while len(room.parser.parsed) < 40:
-            await asyncio.sleep(0)
+        await until(lambda: len(room.parser.parsed) >= 40)
         room.embedder.gate.set()
         assert len(await run) == 40
         assert len(room.embedder.batches) <= 4
@@ -189,8 +192,7 @@ async def test_too_many_streams_are_refused_and_one_that_leaves_makes_room() -> 
     async with Room(streams=1) as room:
         room.embedder.gate.clear()
         run = asyncio.create_task(room.run(upload("a")))
-        while not room.parser.parsed:
-            await asyncio.sleep(0)
+        await until(lambda: bool(room.parser.parsed))
         with pytest.raises(Overloaded):
             await room.run(upload("b"))
         run.cancel()
@@ -213,8 +215,7 @@ async def test_batches_keep_to_their_limits_and_drop_those_who_left() -> None:
     batcher.start()
     tasks = [asyncio.create_task(batcher.submit(item, weight=weight)) for item, weight in
              ((1, 1), (2, 6), (3, 6), (4, 1), (5, 1), (6, 1), (7, 99))]  # fmt: skip
-    while not batches:
-        await asyncio.sleep(0)
+    await until(lambda: bool(batches))
     for _ in range(5):
         await asyncio.sleep(0)
     tasks[4].cancel()
