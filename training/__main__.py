@@ -73,9 +73,7 @@ def reading(
 ) -> None:
     """Teaches an adapter to answer briefly from passages, and to abstain where they do not hold the answer."""
     run = recipes.Run(base=_base(base), out=out, device=device, threads=threads)
-    plan = Plan(
-        epochs=1.5, max_minutes=24, rank=8, alpha=16, learning_rate=1e-3, max_batch_tokens=4096, max_batch_rows=4
-    )
+    plan = Plan(epochs=2, max_minutes=24, rank=8, alpha=16, learning_rate=1e-3, max_batch_tokens=2560, max_batch_rows=6)
     plan = recipes.scaled(plan, epochs=epochs, max_minutes=minutes, rank=rank, learning_rate=learning_rate, seed=seed)
     data = _company(company, tenant)
     chunkings = [tenant_chunks(data, company, max_characters=size) for size in (450, 900)]

@@ -23,6 +23,7 @@ from training.scoring import normalise
 _WORDPROCESSING = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _BLOCKS = frozenset(("p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "table", "ul", "ol", "br"))
 _HIDDEN = frozenset(("script", "style", "head", "title"))
+_HEADING = re.compile(r"^(#{1,6} |\d{1,2}(?:\.\d+)* [A-Z][^.|\n]{0,60}$)", re.MULTILINE)
 _STOPWORDS = frozenset(
     ("a", "an", "the", "of", "to", "in", "for", "is", "are", "be", "do", "does", "what", "which", "how", "when", "who")
 )
@@ -86,9 +87,17 @@ def extract(path: Path) -> str:
 
 
 def chunks(document_id: str, text: str, *, max_characters: int = 900) -> list[Chunk]:
-    """Packs paragraphs into chunks of up to max_characters; a longer paragraph is cut between its sentences."""
+    """Packs the paragraphs of a section into chunks of up to max_characters; longer ones are cut between sentences.
+
+    A heading begins a section: a line that starts with "#", or with a number before a few words.
+    """
+    sections = _HEADING.sub(r"\f\1", text).split("\f")
+    return [chunk for section in sections for chunk in _pack(document_id, section, max_characters)]
+
+
+def _pack(document_id: str, section: str, max_characters: int) -> list[Chunk]:
     pieces: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", text):
+    for paragraph in re.split(r"\n\s*\n", section):
         paragraph = paragraph.strip()
         if len(paragraph) <= max_characters:
             pieces.append(paragraph)
@@ -148,7 +157,7 @@ def reading_cases(
     *,
     seed: int,
     variants: int = 1,
-    max_passages: int = 4,
+    max_passages: int = 5,
     absent_share: float = 0.1,
 ) -> list[ReadingCase]:
     """Returns cases for each row whose answer stands in a passage of its gold document, or that has no answer.
