@@ -1,8 +1,8 @@
 """What happens around every call of a server, unary or streaming, in one place.
 
 In order: is the service ready, is there room, who asks, how long may it take; then the servicer runs inside a span;
-then its failure, if any, becomes a status, and the call is counted. Health and reflection are left alone: a probe has
-no token and must be answered while the service is loading.
+then its failure, if any, becomes a status, and the call is counted. Health and reflection are open: a probe has no
+token and must be answered while the service is loading.
 """
 
 import asyncio
@@ -83,10 +83,11 @@ class Guard(grpc.aio.ServerInterceptor):
     ) -> "grpc.RpcMethodHandler[Any, Any]":
         """Returns the handler of a method with this guard around it."""
         handler = cast(Any, await continuation(handler_call_details))
-        if handler is None or handler_call_details.method.startswith(_OPEN):
+        if handler is None:
             return cast("grpc.RpcMethodHandler[Any, Any]", handler)
-        method = handler_call_details.method.lstrip("/")
+        method = handler_call_details.method
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        wrapped = _wrap_open(behaviour) if method.startswith(_OPEN) else self._wrap(method.lstrip("/"), behaviour)
         kind = ("stream" if handler.request_streaming else "unary") + (
             "_stream" if handler.response_streaming else "_unary"
         )
@@ -94,25 +95,15 @@ class Guard(grpc.aio.ServerInterceptor):
         return cast(
             "grpc.RpcMethodHandler[Any, Any]",
             make(
-                self._wrap(method, behaviour, streaming=handler.response_streaming),
+                wrapped,
                 request_deserializer=_tolerant(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             ),
         )
 
-    def _wrap(self, method: str, behaviour: Behaviour, *, streaming: bool) -> Behaviour:
-        async def respond(request: Any, context: Context) -> Any:
-            if not streaming:
-                return await behaviour(_checked(request), context)
-            # Written to the context instead of yielded, so that a cancellation arrives inside this coroutine and the
-            # servicer's generator is closed in the task, and thus in the context, that it ran in.
-            async with aclosing(behaviour(_checked(request), context)) as responses:
-                async for response in responses:
-                    await context.write(response)
-            return None
-
+    def _wrap(self, method: str, behaviour: Behaviour) -> Behaviour:
         async def handle(request: Any, context: Context) -> Any:
-            return await self._handle(method, lambda: respond(request, context), context)
+            return await self._handle(method, lambda: _respond(behaviour, request, context), context)
 
         return handle
 
@@ -196,6 +187,28 @@ class Guard(grpc.aio.ServerInterceptor):
             return Principal.from_json(forwarded)
         except ValueError:
             raise InvalidInput.of(call.PRINCIPAL_KEY, "is not a principal") from None
+
+
+async def _respond(behaviour: Behaviour, request: Any, context: Context) -> Any:
+    outcome = behaviour(_checked(request), context)
+    if not hasattr(outcome, "__aiter__"):
+        return await outcome
+    # Written to the context instead of yielded, so that a cancellation arrives inside this coroutine and the servicer's
+    # generator is closed in the task, and thus in the context, that it ran in.
+    async with aclosing(outcome) as responses:
+        async for response in responses:
+            await context.write(response)
+    return None
+
+
+def _wrap_open(behaviour: Behaviour) -> Behaviour:
+    async def handle(request: Any, context: Context) -> Any:
+        try:
+            return await _respond(behaviour, request, context)
+        except InvalidInput as error:
+            await _abort(context, error)
+
+    return handle
 
 
 async def _abort(context: Context, error: TandemError) -> None:

@@ -15,6 +15,8 @@ DETAILS_KEY = "grpc-status-details-bin"
 # bytes for one), the details in base64. All limits are bytes of UTF-8.
 _MAX_MESSAGE, _MAX_WORD, _MAX_VALUE, _MAX_METADATA, _MAX_VIOLATIONS = 512, 64, 256, 1024, 2048
 _MAX_RETRY_S = 86_400.0
+# What grpc.aio says when a server refuses while the client is still writing (grpc/grpc issue 36066).
+_LOST = "Internal error from Core"
 
 _BY_CODE: dict[str, type[errors.TandemError]] = {
     cls.code: cls
@@ -74,6 +76,9 @@ def from_rpc_error(error: grpc.RpcError) -> errors.TandemError:
     """Returns the failure that a peer reported, with its code, reason, metadata and details."""
     code = error.code().name if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else "UNKNOWN"
     message = (error.details() if isinstance(error, grpc.aio.AioRpcError | grpc.Call) else None) or code
+    if message == _LOST:
+        lost = "the server ended the stream before all was sent, and its reason was lost"
+        return errors.Unavailable(lost, reason="STREAM_ENDED_EARLY")
     rich = status_pb2.Status(message=message)
     trailers: Sequence[tuple[str, str | bytes]] = tuple(getattr(error, "trailing_metadata", tuple)() or ())
     for key, value in trailers:

@@ -20,6 +20,7 @@ from tests.fakes.rpc_hosting import peer
 from tests.fakes.rpc_peer import EMBEDDER, GENERATOR, Script
 
 SECRET = "policyholder Jane Roe"
+REFLECTION = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 Call = Callable[[grpc.aio.Channel], Awaitable[object]]
 
 
@@ -150,6 +151,26 @@ async def test_malformed_bytes_are_the_callers_fault(kind: Call, caplog: pytest.
     assert not [line for line in caplog.records if line.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch", REFLECTION],
+    ids=["check", "watch", "reflect"],
+)
+async def test_malformed_bytes_are_the_callers_fault_without_a_token_too(path: str) -> None:
+    async def frames() -> AsyncIterator[bytes]:
+        yield b"\xff\xff\xff"
+
+    async with peer(token=None) as channel:
+        call = (
+            channel.stream_stream(f"/{path}")(frames())
+            if path is REFLECTION
+            else channel.unary_stream(f"/{path}")(b"\xff")
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 @KINDS
 async def test_an_oversized_message_is_refused(kind: Call) -> None:
     big = "x" * 200_000
@@ -208,3 +229,15 @@ async def test_too_many_calls_are_refused_while_health_answers() -> None:
         release.set()
         await asyncio.gather(*running)
         assert await unary_unary(channel) is not None
+
+
+async def test_a_refusal_while_the_client_still_writes_is_never_internal() -> None:
+    async def frames() -> AsyncIterator[embedder.StreamEmbedRequest]:
+        for _ in range(500):
+            yield embedder.StreamEmbedRequest(text="x" * 10_000)
+
+    async with peer(raising(errors.PermissionDenied("no"))) as channel:
+        for _ in range(20):
+            call = EmbedderServiceStub(channel).StreamEmbed(frames())
+            got = from_rpc_error(await failure(lambda _, call=call: call.read(), channel))
+            assert isinstance(got, errors.PermissionDenied) or got.reason == "STREAM_ENDED_EARLY"
