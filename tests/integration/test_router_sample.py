@@ -1,0 +1,155 @@
+"""The router's rules on the sample: what follow-ups find, and which answers are cited.
+
+Real documents, parsers, embeddings and Milvus; `pytest -s` prints the counts that services/router/README.md gives.
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.embedder.__main__ import build as build_embedder
+from services.embedder.config import EmbedderConfig
+from services.retriever.__main__ import build as build_retriever
+from services.retriever.config import RetrieverConfig
+from services.router.backend import _passage
+from services.router.domain import Turn
+from services.router.engine import rewrite
+from services.router.grounding import LexicalGrounding
+from tandem.rpc.channel import connect
+from tandem.rpc.server import serving
+from tandem.security import Principal
+from tandem.telemetry import Telemetry
+from tandem.v1 import retriever_service_pb2 as pb
+from tandem.v1.retriever_service_pb2_grpc import RetrieverServiceStub
+from tests.fakes.rpc_peer import KnownTokens
+
+SAMPLE = Path(__file__).parents[2] / "examples" / "company"
+TOP_K = 5
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+pytestmark = pytest.mark.skipif(not (SAMPLE / "manifest.jsonl").exists(), reason="the sample company is not here")
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (SAMPLE / name).read_text().splitlines()]
+
+
+def principals() -> dict[str, Principal]:
+    known = json.loads((SAMPLE / "principals.json").read_text())
+    people = {name: Principal.from_mapping(row) for name, row in known.items()}
+    return people | {"service": Principal("retriever", "tandem", frozenset(), frozenset({"service", "user"}))}
+
+
+async def frames(tenant: str) -> AsyncIterator[pb.IngestDocumentsRequest]:
+    for row in rows("manifest.jsonl"):
+        if row["tenant"] != tenant:
+            continue
+        path = SAMPLE / str(row["path"])
+        header = pb.DocumentHeader(
+            document_id=row["document_id"],
+            source=path.name,
+            media_type=row["media_type"],
+            title=row["title"],
+            groups=row["groups"],
+        )
+        for field in ("valid_from", "valid_until"):
+            if row[field]:
+                getattr(header, field).FromDatetime(datetime.fromisoformat(str(row[field])).replace(tzinfo=UTC))
+        yield pb.IngestDocumentsRequest(header=header)
+        yield pb.IngestDocumentsRequest(data=path.read_bytes())
+
+
+@asynccontextmanager
+async def library(folder: Path) -> AsyncIterator[dict[str, RetrieverServiceStub]]:
+    """Serves embedder and retriever with the whole sample; yields a stub for each tenant's editor."""
+    known = KnownTokens(principals())
+    credential = folder / "token"
+    credential.write_text("service")
+    local = {"listen": "127.0.0.1:0", "metrics_listen": "127.0.0.1:0"}
+    async with AsyncExitStack() as running:
+        embedding, telemetry = EmbedderConfig(**local, threads=1), Telemetry("embedder")
+        app = await build_embedder(embedding, telemetry)
+        embedder = await running.enter_async_context(serving(app, embedding, telemetry, authenticator=known))
+        retrieval = RetrieverConfig(
+            **local, milvus_uri=str(folder / "milvus.db"), embedder=embedder, credential_file=credential
+        )
+        telemetry = Telemetry("retriever")
+        app = await build_retriever(retrieval, telemetry)
+        retriever = await running.enter_async_context(serving(app, retrieval, telemetry, authenticator=known))
+        stubs = {}
+        for tenant, editor in (("halden", "erin"), ("brightwater", "bea")):
+            channel = await running.enter_async_context(connect(retriever, token=editor, default_timeout_s=300))
+            await channel.channel_ready()
+            stubs[tenant] = RetrieverServiceStub(channel)
+            events = [event async for event in stubs[tenant].IngestDocuments(frames(tenant))]
+            assert events[-1].finished.num_rejected == 0
+        yield stubs
+
+
+async def test_follow_ups_and_citations(tmp_path: Path):
+    async with library(tmp_path) as stubs:
+        await follow_ups_find_their_documents_once_they_are_self_contained(stubs)
+        await true_answers_are_cited_and_false_ones_are_not(stubs)
+
+
+async def follow_ups_find_their_documents_once_they_are_self_contained(stubs: dict[str, RetrieverServiceStub]) -> None:
+    asked = [row for split in ("train", "calibration", "test") for row in rows(f"questions/{split}.jsonl")]
+    places: dict[str, list[int]] = {"as asked": [], "self-contained": []}
+    for row in asked:
+        if not row["history"]:
+            continue
+        stub, gold = stubs[row["tenant"]], row["gold_documents"]
+        for form, query in (("as asked", row["question"]), ("self-contained", self_contained(row))):
+            passages = await search(stub, query)
+            hits = (number for number, passage in enumerate(passages, 1) if passage.document_id in gold)
+            places[form].append(next(hits, TOP_K + 1))
+    for form, found in places.items():
+        first, any_ = sum(at == 1 for at in found), sum(at <= TOP_K for at in found)
+        print(f"{form}: of {len(found)} follow-ups {first} find their document first, {any_} among {TOP_K}")
+    assert sum(at <= TOP_K for at in places["self-contained"]) >= 0.9 * len(places["self-contained"])
+    for better in (1, TOP_K):
+        before, after = (sum(at <= better for at in places[form]) for form in ("as asked", "self-contained"))
+        assert after > before
+
+
+async def true_answers_are_cited_and_false_ones_are_not(stubs: dict[str, RetrieverServiceStub]) -> None:
+    statements = {row["fact_id"]: row["statement"] for row in rows("facts.jsonl")}
+    counts = {kind: [0, 0, 0] for kind in ("short", "sentence", "sentence with a false figure")}
+    for row in rows("questions/test.jsonl"):
+        if row["abstain"] or not row["answers"] or row["fact_id"] not in statements:
+            continue
+        question, gold = self_contained(row), row["gold_documents"]
+        passages = [_passage(passage) for passage in await search(stubs[row["tenant"]], question)]
+        if not any(passage.document_id in gold for passage in passages):
+            continue
+        true = statements[row["fact_id"]]
+        false = re.sub(r"\d", lambda digit: str((int(digit[0]) + 3) % 9 + 1), true)
+        for kind, answer in zip(counts, (row["answers"][0], true, false if false != true else ""), strict=True):
+            cited = LexicalGrounding().cite(question, answer, passages)
+            counts[kind][0] += bool(answer)
+            counts[kind][1] += bool(cited)
+            counts[kind][2] += any(citation.document_id in gold for citation in cited)
+    for kind, (answers, cited, right) in counts.items():
+        print(f"{kind}: of {answers} answers {cited} are cited, {right} from the right document")
+    for kind, least in (("short", 0.9), ("sentence", 0.7)):
+        answers, cited, right = counts[kind]
+        assert cited >= least * answers
+        assert right >= 0.98 * cited
+    answers, cited, _ = counts["sentence with a false figure"]
+    assert cited <= 0.03 * answers
+
+
+def self_contained(row: dict[str, Any]) -> str:
+    return rewrite(row["question"], [Turn(turn["question"], turn["answer"]) for turn in row["history"]])
+
+
+async def search(stub: RetrieverServiceStub, query: str) -> list[Any]:
+    request = pb.SearchRequest(query=query, top_k=TOP_K)
+    request.as_of.FromDatetime(NOW)
+    return list((await stub.Search(request)).passages)
