@@ -4,9 +4,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -189,57 +190,87 @@ def document(text: str, version: str) -> NewDocument:
     return NewDocument(document=stored, text=text, chunks=[chunk])
 
 
-async def test_a_write_that_breaks_off_anywhere_leaves_the_old_version_and_is_cleared_up(tmp_path: Path) -> None:
-    class Broken(Exception):
+KEY = DocumentKey("halden", "d")
+
+
+class Broken(Exception):
+    pass
+
+
+class Breaking:
+    """Is a client on which only so many changes work."""
+
+    def __init__(self, client: object, allowed: int) -> None:
+        self._client, self._allowed = client, allowed
+
+    def __getattr__(self, name: str) -> object:
+        plain = getattr(self._client, name)
+        if name not in ("insert", "upsert", "delete"):
+            return plain
+
+        def counted(*args: object, **kwargs: object) -> object:
+            self._allowed -= 1
+            if self._allowed < 0:
+                raise Broken
+            return plain(*args, **kwargs)
+
+        return counted
+
+
+@contextmanager
+def breaking(store: MilvusStore, allowed: int) -> Iterator[None]:
+    """Lets the store's next call break off after so many changes."""
+    plain = store.connection.call
+
+    async def call(do: Callable[[object, float], object]) -> object:
+        return await plain(lambda client, timeout: do(Breaking(client, allowed), timeout))
+
+    store.connection.call = call  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    except Broken:
         pass
+    finally:
+        store.connection.call = plain  # type: ignore[method-assign]
 
-    class Breaking:
-        """Is a client whose nth change fails, and all after it."""
 
-        def __init__(self, client: object, allowed: int) -> None:
-            self._client, self._allowed = client, allowed
+async def row_counts(store: MilvusStore) -> tuple[int, ...]:
+    def do(client: Any, timeout: float) -> tuple[int, ...]:
+        names = ("tandem", "tandem_texts", "tandem_documents", "tandem_meta")
+        fields = ["count(*)"]
+        rows = [client.query(name, filter='id > ""', output_fields=fields, timeout=timeout) for name in names]
+        return tuple(row[0]["count(*)"] for row in rows)
 
-        def __getattr__(self, name: str) -> object:
-            plain = getattr(self._client, name)
-            if name not in ("insert", "upsert", "delete"):
-                return plain
+    return await store.connection.call(do)
 
-            def counted(*args: object, **kwargs: object) -> object:
-                self._allowed -= 1
-                if self._allowed < 0:
-                    raise Broken
-                return plain(*args, **kwargs)
 
-            return counted
-
+async def test_a_write_that_breaks_off_anywhere_leaves_one_whole_version_and_is_cleared_up(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
-        await store.put([document("the first text", "v0")])
         for allowed in range(8):
-            old, new = f"text {allowed}", f"text {allowed + 1}"
-            await store.put([document(old, f"old{allowed}")])
-            plain = store.connection.call
+            await store.put([document("the old text", f"old{allowed}")])
+            with breaking(store, allowed):
+                await store.put([document("the new text", f"new{allowed}")])
+            live = (await store.live([KEY]))[KEY]
+            replaced = allowed >= 4  # after intent, text, chunks and the document's row
+            assert (live.version, await store.text(live)) == (
+                (f"new{allowed}", "the new text") if replaced else (f"old{allowed}", "the old text")
+            )
+            await store.put([document("the next text", f"next{allowed}")])
+            assert await row_counts(store) == (1, 1, 1, 1)  # of meta the schema's version
 
-            async def broken(do: object, allowed: int = allowed, plain: object = plain) -> object:
-                return await plain(lambda client, timeout: do(Breaking(client, allowed), timeout))  # type: ignore
 
-            store.connection.call = broken  # type: ignore[method-assign]
-            try:
-                await store.put([document(new, f"new{allowed}")])
-                assert allowed >= 7
-            except Broken:
-                pass
-            store.connection.call = plain  # type: ignore[method-assign]
-            live = (await store.live([DocumentKey("halden", "d")]))[DocumentKey("halden", "d")]
-            assert await store.text(live) == (new if live.version == f"new{allowed}" else old)
-            assert (live.version == f"new{allowed}") == (allowed >= 4)  # intent, text, chunks, then the document's row
-            await store.connection.call(lambda client, _: store._settle_all(client))
-            for name, count in (("tandem", 1), ("tandem_texts", 1), ("tandem_documents", 1)):
-                rows = await store.connection.call(
-                    lambda client, timeout, name=name: client.query(
-                        name, filter='id > ""', limit=10, output_fields=["id"], timeout=timeout
-                    )
-                )
-                assert len(rows) == count, (allowed, name, rows)
+async def test_a_removal_that_breaks_off_anywhere_is_cleared_up(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        for allowed in range(5):
+            await store.put([document("the text", f"v{allowed}")])
+            live = (await store.live([KEY]))[KEY]
+            with breaking(store, allowed):
+                await store.remove(live)
+            assert (await store.live([KEY]) == {}) == (allowed >= 2)
+    async with opened(tmp_path) as store:  # a start settles as a write does
+        for left in (await store.live([KEY])).values():
+            await store.remove(left)
+        assert await row_counts(store) == (0, 0, 0, 1)
 
 
 async def test_a_file_serves_one_retriever(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import grpc
 
 from services.retriever.backend.lite import LiteServer
 from services.retriever.metrics import RetrieverMetrics
-from tandem.errors import ConfigError, DeadlineExceeded, Internal, TandemError, Unavailable
+from tandem.errors import DeadlineExceeded, Internal, Unavailable
 from tandem.rpc import call
 
 log = logging.getLogger(__name__)
@@ -145,17 +145,17 @@ class MilvusConnection:
         """Starts the engine again whenever it ends."""
         failures = 0
         while True:
-            if self._session is not None:
-                status = await lite.wait()
-                log.error("Milvus Lite died", extra={"exit_status": status})
-                lost, self._session = self._session, None
-                lost.lost.set_result(None)
-                lost.close()
-            await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
             try:
+                if self._session is not None:
+                    status = await lite.wait()
+                    log.error("Milvus Lite died", extra={"exit_status": status})
+                    lost, self._session = self._session, None
+                    lost.lost.set_result(None)
+                    lost.close()
+                await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
                 await lite.stop()
                 await self._connect()
-            except (TandemError, ConfigError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 -- a task root: whatever fails, the next try may not
                 failures += 1
                 log.error("Milvus Lite does not start again", extra={"error": type(error).__name__})
                 continue

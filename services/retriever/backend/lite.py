@@ -23,6 +23,7 @@ from tandem.errors import ConfigError, Unavailable
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,36}")
+_FOLDER = "tandem-milvus-"
 _ORPHAN_WAIT_S = 20.0
 _STOP_WAIT_S = 5.0
 
@@ -50,14 +51,14 @@ class LiteServer:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._own()
         await self._take_engine_lock()
-        self._folder = tempfile.mkdtemp(prefix="tandem-")  # private to this user; short enough for a socket's path
+        self._folder = tempfile.mkdtemp(prefix=_FOLDER)  # private to this user; short enough for a socket's path
         socket = Path(self._folder) / "milvus.sock"
         env = {"LD_LIBRARY_PATH": str(binary.parent), "HOME": self._folder, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
         self._process = await asyncio.create_subprocess_exec(
             str(binary), str(self._path), f"unix:{socket}", "ERROR", str(self._beside("lock")),
             stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, env=env, cwd=self._path.parent,
         )  # fmt: skip
-        self._beside("pid").write_text(f"{self._process.pid}\n")
+        self._beside("pid").write_text(f"{self._process.pid}\n{self._folder}\n")
         return f"unix:{socket}"
 
     async def wait(self) -> int:
@@ -111,6 +112,7 @@ class LiteServer:
             try:
                 fcntl.lockf(self._engine_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if orphan is None or not _is_engine(orphan, self._path):
+                    self._clear_up()
                     return
                 fcntl.lockf(self._engine_lock, fcntl.LOCK_UN)  # the engine wants it, in order to end
             except BlockingIOError:
@@ -122,10 +124,19 @@ class LiteServer:
             await asyncio.sleep(0.1)
         raise Unavailable(f"{self._path} is locked by a process that does not end", retry_after_s=5.0)
 
+    def _clear_up(self) -> None:
+        """Removes the socket's folder of a retriever that could not."""
+        try:
+            folder = Path(self._beside("pid").read_text().splitlines()[1])
+        except (OSError, IndexError):
+            return
+        if folder.parent == Path(tempfile.gettempdir()) and folder.name.startswith(_FOLDER):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _orphan(self) -> int | None:
         try:
-            pid = int(self._beside("pid").read_text())
-        except (OSError, ValueError):
+            pid = int(self._beside("pid").read_text().splitlines()[0])
+        except (OSError, ValueError, IndexError):
             return None
         return pid if _is_engine(pid, self._path) else None
 

@@ -2,8 +2,8 @@
 
 A document's chunks and text carry its version in their keys; the document's row names the version that is live, and
 changing that one row is what makes a version visible. A write therefore goes: intent, chunks and text, document rows,
-removal of the old versions' rows, removal of the intent. Whenever the process or Milvus dies in between, each document
-is visible in its old or its new version, and the intent tells the next start which rows to remove.
+removal of the old versions' rows, removal of the intent. Wherever that breaks off, each document is visible in its old
+or its new version, and the intent tells the next write, or the next start, which rows to remove.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from services.retriever.backend.connection import MilvusConnection
@@ -54,6 +54,7 @@ class MilvusStore:
         self._config = config
         self._names = Names.of(config.collection)
         self._model: EmbeddingModel | None = None
+        self._unsettled = False  # a write has failed half done
         self._writing = asyncio.Lock()  # a version that is being replaced must not be removed at the same time
         self.connection = MilvusConnection(
             uri=config.milvus_uri,
@@ -177,8 +178,7 @@ class MilvusStore:
             self._erase(client, old, timeout=timeout)
             self._delete(client, names.meta, intents, timeout=timeout)
 
-        async with self._writing:
-            await self.connection.call(do)
+        await self._change(do)
 
     async def remove(self, document: StoredDocument) -> None:
         """Removes a document; its row goes first, and with it every chunk from sight."""
@@ -192,8 +192,18 @@ class MilvusStore:
             self._erase(client, footprints, timeout=timeout)
             self._delete(client, self._names.meta, intents, timeout=timeout)
 
+        await self._change(do)
+
+    async def _change(self, do: Callable[[Any, float], None]) -> None:
+        def settled(client: Any, timeout: float) -> None:
+            if self._unsettled:
+                self._settle_all(client)
+            self._unsettled = True
+            do(client, timeout)
+            self._unsettled = False
+
         async with self._writing:
-            await self.connection.call(do)
+            await self.connection.call(settled)
 
     async def adopt_model(self, model: EmbeddingModel) -> None:
         """Records the model that the collection's vectors come from."""
