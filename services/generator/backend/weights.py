@@ -99,7 +99,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Writes the GGUF file's model to `folder`, which appears whole or not at all."""
+    """Writes the GGUF file's model to `folder`, which appears whole or not at all; the caller holds the lock."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils.logging import disable_progress_bar
@@ -108,6 +108,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     started = time.monotonic()
     log.info("converting the bundled model, once", extra={"source": gguf.name, "target": str(folder)})
+    for stale in folder.parent.glob(f".{BUNDLED}-*"):  # left by a process that was killed; the lock is ours
+        shutil.rmtree(stale, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{BUNDLED}-", dir=folder.parent))
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
