@@ -101,9 +101,10 @@ def read_principals(path: Path) -> dict[str, Principal]:
 
 
 def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None) -> list[Spec]:
-    """Makes the data folders and returns how to run the four services; port is the router's, the others follow it, and 0 takes free ones.
+    """Makes the data folders and returns how to run the four services.
 
-    A variable that is set in this process's environment wins over the one worked out here.
+    Port is the router's, the others follow it, and 0 takes free ones. A variable that is set in this
+    process's environment wins over the one worked out here.
     """
     for folder in (home.data(""), home.adapters()):
         folder.mkdir(parents=True, exist_ok=True)
