@@ -1,0 +1,65 @@
+"""One stack for the whole folder, with the sample company in it; the files run in the order of their names."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stack import COMPANY, EXTRA, ROOT, Stack
+from tests.fakes.otlp_receiver import Receiver, receiving
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[tuple[Receiver, str]]:
+    """An OTLP collector, and its endpoint."""
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def spans(collector: tuple[Receiver, str]) -> Receiver:
+    """The spans that the stack has sent."""
+    return collector[0]
+
+
+@pytest.fixture(scope="session")
+def stack(collector: tuple[Receiver, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The running stack."""
+    running = Stack(
+        tmp_path_factory.mktemp("home"),
+        "--sample",
+        str(COMPANY),
+        environ={"OTEL_EXPORTER_OTLP_ENDPOINT": collector[1], "OTEL_BSP_SCHEDULE_DELAY": "500"},
+    )
+    try:
+        running.wait_serving()
+        running.admit(EXTRA)
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def demo() -> list[dict]:
+    """The demo questions of the sample company."""
+    return [json.loads(line) for line in (COMPANY / "demo.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def held_out() -> list[dict]:
+    """The test questions of the sample company."""
+    return [json.loads(line) for line in (COMPANY / "questions" / "test.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def squad() -> tuple[dict[str, dict], list[dict]]:
+    """Passages by id, and questions, of the open collection squad_rag."""
+    folder = Path(os.environ.get("TANDEM_DATA", ROOT.parent / "shared" / "data")) / "squad_rag"
+    if not folder.exists():
+        pytest.skip(f"{folder} is not there; set TANDEM_DATA to the folder that holds squad_rag")
+    with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
+        passages = {row["_id"]: row for row in map(json.loads, file)}
+    return passages, [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]

@@ -1,0 +1,78 @@
+"""What the services declare they emit, and what they emitted to the end of all the tests before."""
+
+import importlib
+import json
+import re
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from tandem import telemetry
+from tests.e2e.stack import COMPANY, HEALTH, Stack
+from tests.fakes.otlp_receiver import Receiver
+
+
+def declared(service: str) -> dict[str, tuple[str, ...]]:
+    """The metric families that a service declares, each with its label names."""
+    registry = CollectorRegistry()
+    module = importlib.import_module(f"services.{service}.metrics")
+    owner = getattr(module, f"{service.capitalize()}Metrics")(registry)
+    rpc = telemetry.RpcMetrics(registry)
+    collectors = [*vars(owner).values(), *vars(rpc).values()]
+    return {item._name: item._labelnames for item in collectors if hasattr(item, "_labelnames")}
+
+
+@pytest.mark.parametrize("service", HEALTH)
+def test_every_declared_metric_is_emitted(stack: Stack, service: str) -> None:
+    emitted = {
+        family.name: family for text in stack.scraped(service) for family in text_string_to_metric_families(text)
+        if family.samples
+    }  # fmt: skip
+    missing = sorted(set(declared(service)) - set(emitted))
+    assert not missing, f"{service} declares and never emitted: {', '.join(missing)}"
+    undeclared = {name for name in emitted if name.startswith(("tandem_", "rpc_"))} - set(declared(service))
+    assert not undeclared
+
+
+def test_no_label_holds_an_id_or_a_tenant(stack: Stack) -> None:
+    words = re.compile(r"halden|brightwater|noise|library|alice|erin|bram|[0-9a-f]{32}|doc-\d|crash-")
+    for service in HEALTH:
+        for text in stack.scraped(service):
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    assert not words.search(" ".join(sample.labels.values())), sample
+
+
+def test_every_declared_span_was_sent(stack: Stack, spans: Receiver) -> None:
+    names = {name for service in HEALTH for name in importlib.import_module(f"services.{service}.metrics").SPANS}
+    sent = {span.name for span in spans.wait_for(lambda seen: names <= {s.name for s in seen}, timeout_s=15)}
+    assert not names - sent
+    own = {name for name in sent if not name.startswith("tandem.v1.")}
+    assert not own - names, "spans that nobody declared"
+
+
+def test_nothing_that_was_said_is_in_logs_spans_or_metrics(stack: Stack, spans: Receiver, demo: list[dict]) -> None:
+    said = {row["question"] for row in demo} | {
+        "windscreen replacement is",
+        "quokka",
+        "secret word",
+        "The ferry leaves",
+    }
+    said |= {turn["answer"] for row in demo for turn in row["history"]}
+    lines = (COMPANY / "documents/halden/halden-claims-motor.md").read_text().splitlines()
+    said |= {line for line in lines if len(line) > 60}
+    texts = {"logs": stack.logs(), "spans": "\n".join(span.text for span in spans.spans())}
+    texts |= {f"metrics of {service}": text for service in HEALTH for text in stack.scraped(service)}
+    leaks = [f"{where}: {words}" for where, text in texts.items() for words in said if words in text]
+    assert not leaks
+
+
+def test_every_log_line_is_json_and_nothing_was_a_bug(stack: Stack) -> None:
+    bugs = []
+    for line in stack.logs().splitlines():
+        row = json.loads(line)
+        assert set(telemetry.LOG_FIELDS) - {"trace_id", "span_id", "exception"} <= set(row), line
+        if row["message"] == "unhandled failure" or "exception" in row:
+            bugs.append(line[:2000])
+    assert not bugs, "\n".join(bugs[:10])
