@@ -22,9 +22,9 @@ class RouterConfig(ServerConfig):
 
     default_policy: str = setting("cascade", help="Policy of a request that names none.", choices=POLICY_NAMES)
     cascade_threshold: float = setting(
-        0.75,
+        0.95,
         help="Confidence from which `cascade` accepts the fine-tuned answer: the geometric mean of its tokens' "
-        "probabilities, not calibrated. Higher escalates more.",
+        "probabilities, not calibrated, and small models are sure of too much. Higher escalates more.",
         minimum=0,
         maximum=1,
     )

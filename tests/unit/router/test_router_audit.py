@@ -358,14 +358,17 @@ async def test_concurrent_entries_share_commits_and_stay_in_order(store: Store):
     assert store.registry.get_sample_value("tandem_router_audit_append_seconds_count") == 100
 
 
-async def test_a_failed_commit_fails_its_entries_and_no_later_one(store: Store, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("failure", [OperationalError("insert", {}, Exception("disk full")), TypeError("a bug")])
+async def test_a_failed_commit_fails_its_entries_and_no_later_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch, failure: Exception
+):
     log = store.started()
     await fill(log, "a")
     commit, gate = AuditLog._commit, threading.Event()
 
     def failing(self: AuditLog, engine: object, drafts: object) -> None:
         if not gate.is_set():
-            raise OperationalError("insert", {}, Exception("disk full"))
+            raise failure
         commit(self, engine, drafts)
 
     monkeypatch.setattr(log_module.AuditLog, "_commit", failing)
