@@ -116,7 +116,7 @@ def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None)
         "embedder": {},
         "retriever": {
             "RETRIEVER_MILVUS_URI": str(home.data("milvus.db").resolve()),
-            "RETRIEVER_EMBEDDER": address["embedder"],
+            "RETRIEVER_EMBEDDER_TARGET": address["embedder"],
         },
         "generator": {"GENERATOR_ADAPTER_DIR": str((adapters or home.adapters()).resolve())},
         "router": {

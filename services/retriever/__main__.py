@@ -33,9 +33,9 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
     )
     token = await asyncio.to_thread(_token, config.credential_file)
     # Documents are embedded in the retriever's own name, on a channel with time for a batch.
-    channel = connect(config.embedder, token=token, max_message_bytes=16 * 1024 * 1024)
+    channel = connect(config.embedder_target, token=token, max_message_bytes=16 * 1024 * 1024)
     bulk_channel = connect(
-        config.embedder,
+        config.embedder_target,
         token=token,
         default_timeout_s=config.embed_timeout_seconds,
         max_message_bytes=64 * 1024 * 1024,

@@ -41,7 +41,7 @@ class RetrieverConfig(ServerConfig):
         20.0, unit="s", minimum=0.1, maximum=600, help="Longest wait for one answer of Milvus."
     )
     store_concurrency: int = setting(8, minimum=1, maximum=256, help="Calls to Milvus under way at once.")
-    embedder: str = setting("127.0.0.1:7701", help="Address of the embedder.")
+    embedder_target: str = setting("127.0.0.1:7701", help="Address of the embedder.")
     embed_timeout_seconds: float = setting(
         120.0, unit="s", minimum=0.1, maximum=3600, help="Longest wait for one Embed call of an ingestion."
     )

@@ -5,6 +5,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
+import grpc
+
 from tandem.client.requests import Turns, Upload, ask_request, timestamp, translated, upload_frames
 from tandem.rpc import channel as channels
 from tandem.v1 import audit_service_pb2 as audit
@@ -50,6 +52,13 @@ class _AsyncClient:
             try:
                 async for event in call:
                     yield event
+            except grpc.aio.AioRpcError as error:
+                # A refusal that arrives while requests are still being sent is raised as a bare INTERNAL; the call
+                # itself knows better.
+                code, trailers = await call.code(), await call.trailing_metadata()
+                raise grpc.aio.AioRpcError(
+                    code, error.initial_metadata(), trailers or error.trailing_metadata(), details=await call.details()
+                ) from None
             finally:
                 call.cancel()
 

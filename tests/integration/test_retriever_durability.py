@@ -45,7 +45,7 @@ class House:
             "RETRIEVER_METRICS_LISTEN": "127.0.0.1:0",
             "RETRIEVER_TOKEN_FILE": str(folder / "tokens.json"),
             "RETRIEVER_MILVUS_URI": str(folder / "milvus.db"),
-            "RETRIEVER_EMBEDDER": embedder,
+            "RETRIEVER_EMBEDDER_TARGET": embedder,
             "RETRIEVER_DIMENSION": str(DIMENSION),
             "RETRIEVER_LOG_FORMAT": "text",
         }

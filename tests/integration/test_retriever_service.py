@@ -92,7 +92,7 @@ def config(path: Path, embedder: str, **fields: object) -> RetrieverConfig:
         "listen": "127.0.0.1:0",
         "metrics_listen": "127.0.0.1:0",
         "milvus_uri": str(path / "milvus.db"),
-        "embedder": embedder,
+        "embedder_target": embedder,
         "dimension": DIMENSION,
         "drain_seconds": 1.0,
         **fields,

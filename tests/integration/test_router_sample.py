@@ -77,7 +77,7 @@ async def library(folder: Path) -> AsyncIterator[dict[str, RetrieverServiceStub]
         app = await build_embedder(embedding, telemetry)
         embedder = await running.enter_async_context(serving(app, embedding, telemetry, authenticator=known))
         retrieval = RetrieverConfig(
-            **local, milvus_uri=str(folder / "milvus.db"), embedder=embedder, credential_file=credential
+            **local, milvus_uri=str(folder / "milvus.db"), embedder_target=embedder, credential_file=credential
         )
         telemetry = Telemetry("retriever")
         app = await build_retriever(retrieval, telemetry)
