@@ -44,7 +44,9 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
             audit=log,
             grounding=LexicalGrounding(),
         ),
-        policies=policies.build(cascade_threshold=config.cascade_threshold),
+        policies=policies.build(
+            cascade_threshold=config.cascade_threshold, withhold_unsupported=config.withhold_unsupported
+        ),
         settings=RunSettings(
             answer_adapter=config.answer_adapter,
             reading_adapter=config.reading_adapter,

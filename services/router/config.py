@@ -28,6 +28,11 @@ class RouterConfig(ServerConfig):
         minimum=0,
         maximum=1,
     )
+    withhold_unsupported: bool = setting(
+        True,
+        help="Whether an answer read from passages is withheld when no passage supports any part of it; the router "
+        "then abstains. False returns it without a citation.",
+    )
     stream_drafts: bool = setting(
         True,
         help="Whether StreamAsk sends the deltas of a cascade's draft before it is accepted; an escalation then "

@@ -171,7 +171,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int | str]]:
         ("grpc.enable_retries", 1),
         # A peer that comes back is found within about a second.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 2000),
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),

@@ -71,9 +71,9 @@ class RouterServiceServicer:
 
     def StreamAsk(self, request, context):
         """StreamAsk returns the answer as it is made: started, then decisions,
-        sources and deltas, finished last. When a draft is given up for another
-        path, a decision that escalates comes first and discards all deltas
-        before it; only finished.answer is final. Fails as Ask does.
+        sources and deltas, finished last. When a draft is given up, a decision
+        that escalates, falls back or abstains discards all deltas before it; only
+        finished.answer is final. Fails as Ask does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,9 +44,9 @@ class RouterServiceStub:
     """
     StreamAsk: _grpc.UnaryStreamMultiCallable[_router_service_pb2.StreamAskRequest, _router_service_pb2.StreamAskResponse]
     """StreamAsk returns the answer as it is made: started, then decisions,
-    sources and deltas, finished last. When a draft is given up for another
-    path, a decision that escalates comes first and discards all deltas
-    before it; only finished.answer is final. Fails as Ask does.
+    sources and deltas, finished last. When a draft is given up, a decision
+    that escalates, falls back or abstains discards all deltas before it; only
+    finished.answer is final. Fails as Ask does.
     """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_router_service_pb2.ListPoliciesRequest, _router_service_pb2.ListPoliciesResponse]
     """ListPolicies names the policies that this router can answer by."""
@@ -67,9 +67,9 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """
     StreamAsk: _aio.UnaryStreamMultiCallable[_router_service_pb2.StreamAskRequest, _router_service_pb2.StreamAskResponse]  # type: ignore[assignment]
     """StreamAsk returns the answer as it is made: started, then decisions,
-    sources and deltas, finished last. When a draft is given up for another
-    path, a decision that escalates comes first and discards all deltas
-    before it; only finished.answer is final. Fails as Ask does.
+    sources and deltas, finished last. When a draft is given up, a decision
+    that escalates, falls back or abstains discards all deltas before it; only
+    finished.answer is final. Fails as Ask does.
     """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_router_service_pb2.ListPoliciesRequest, _router_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """ListPolicies names the policies that this router can answer by."""
@@ -99,9 +99,9 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_router_service_pb2.StreamAskResponse], _abc.AsyncIterator[_router_service_pb2.StreamAskResponse]]:
         """StreamAsk returns the answer as it is made: started, then decisions,
-        sources and deltas, finished last. When a draft is given up for another
-        path, a decision that escalates comes first and discards all deltas
-        before it; only finished.answer is final. Fails as Ask does.
+        sources and deltas, finished last. When a draft is given up, a decision
+        that escalates, falls back or abstains discards all deltas before it; only
+        finished.answer is final. Fails as Ask does.
         """
 
     @_abc_1.abstractmethod

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from services.router import policies
 from services.router.domain import (
     Answer,
+    Citation,
     Closing,
     DecisionStep,
     Draft,
@@ -63,6 +64,18 @@ PASSAGES = (
 def question(text: str = "What is the excess for collision?", policy: str = "cascade", **changes: Any) -> Question:
     """Returns a question of alice's."""
     return Question(text=text, principal=ALICE, policy=policy, **{"timeout_s": 30.0, **changes})
+
+
+CITATIONS = (
+    Citation(
+        answer_span=Span(0, 4),
+        document_id=PASSAGES[0].document_id,
+        chunk_id=PASSAGES[0].chunk_id,
+        title=PASSAGES[0].title,
+        document_span=PASSAGES[0].span,
+        quote=PASSAGES[0].text,
+    ),
+)
 
 
 @dataclass
@@ -267,7 +280,9 @@ class FakePaths:
     adapter: Draft | Exception = field(default_factory=lambda: Draft(route=Route.FINETUNED, text="weights"))
     vector: Sequence[float] | Exception = (1.0,)
     passages: tuple[Passage, ...] | Exception = PASSAGES
-    reading: Draft | Exception = field(default_factory=lambda: Draft(route=Route.RAG, text="read", passages=PASSAGES))
+    reading: Draft | Exception = field(
+        default_factory=lambda: Draft(route=Route.RAG, text="read", passages=PASSAGES, citations=CITATIONS)
+    )
     calls: list[str] = field(default_factory=list)
     steps: list[DecisionStep] = field(default_factory=list)
     degraded: list[str] = field(default_factory=list)

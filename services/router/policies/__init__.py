@@ -6,9 +6,13 @@ from services.router.policies.finetuned import Finetuned
 from services.router.policies.rag import Rag
 
 
-def build(*, cascade_threshold: float) -> dict[str, Policy]:
+def build(*, cascade_threshold: float, withhold_unsupported: bool = True) -> dict[str, Policy]:
     """Returns the policies that this router knows, by name."""
-    policies: tuple[Policy, ...] = (Cascade(threshold=cascade_threshold), Finetuned(), Rag())
+    policies: tuple[Policy, ...] = (
+        Cascade(threshold=cascade_threshold, withhold_unsupported=withhold_unsupported),
+        Finetuned(),
+        Rag(withhold_unsupported=withhold_unsupported),
+    )
     return {policy.name: policy for policy in sorted(policies, key=lambda policy: policy.name)}
 
 

@@ -1,6 +1,7 @@
 """rag: retrieve, answer from the passages with citations."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from services.router.domain import (
     ABSTAINED_TEXT,
@@ -21,14 +22,20 @@ class Rag:
     name = "rag"
     description = "Passages are retrieved and the answer is read from them, with citations."
 
+    def __init__(self, *, withhold_unsupported: bool = True) -> None:
+        self._withhold = withhold_unsupported
+
     async def decide(self, paths: Paths) -> Draft:
         """Returns the answer read from passages; raises PartDown when the retriever is down."""
         await paths.step(StepKind.CHOOSE, Route.RAG, "the policy reads retrieved passages")
-        return await answer_from_passages(paths)
+        return await answer_from_passages(paths, withhold_unsupported=self._withhold)
 
 
-async def answer_from_passages(paths: Paths) -> Draft:
-    """Takes the evidence path as far as the parts that are up allow; raises PartDown without a retriever."""
+async def answer_from_passages(paths: Paths, *, withhold_unsupported: bool) -> Draft:
+    """Takes the evidence path as far as the parts that are up allow; raises PartDown without a retriever.
+
+    An answer of which no passage supports any part is withheld, where the operator wants that.
+    """
     passages = await _find(paths)
     if not passages:
         await paths.step(StepKind.ABSTAIN, Route.RAG, "the search returned 0 passages")
@@ -41,6 +48,10 @@ async def answer_from_passages(paths: Paths) -> Draft:
         reason = f"{len(draft.passages)} passages were read and none holds the answer"
         await paths.step(StepKind.ABSTAIN, Route.RAG, reason)
         return draft
+    if withhold_unsupported and not draft.citations:
+        reason = f"none of the {len(draft.passages)} passages read supports the answer; {figure(draft)}"
+        await paths.step(StepKind.ABSTAIN, Route.RAG, reason)
+        return replace(draft, text=ABSTAINED_TEXT, abstained=True)
     left_out = len(passages) - len(draft.passages)
     await paths.step(
         StepKind.ACCEPT,

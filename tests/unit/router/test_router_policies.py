@@ -2,9 +2,9 @@
 
 import pytest
 
-from services.router.domain import Confidence, Draft, NoAdapter, PartDown, Route
+from services.router.domain import ABSTAINED_TEXT, Confidence, Draft, NoAdapter, PartDown, Route
 from services.router.policies import Cascade, Finetuned, Rag, build
-from tests.fakes.router import FakePaths
+from tests.fakes.router import PASSAGES, FakePaths
 
 
 def adapter_draft(confidence: float) -> Draft:
@@ -45,6 +45,23 @@ async def test_rag_without_passages_abstains_without_a_model():
     assert paths.calls == ["embed", "search"]
     assert kinds(paths)[-1] == "abstain:rag"
     assert "0 passages" in paths.steps[-1].reason
+
+
+async def test_rag_withholds_what_no_passage_supports():
+    invented = Draft(route=Route.RAG, text="invented", passages=PASSAGES)
+    paths = FakePaths(reading=invented)
+    draft = await Rag().decide(paths)
+    assert draft.abstained
+    assert draft.text == ABSTAINED_TEXT
+    assert draft.passages == PASSAGES
+    assert kinds(paths)[-1] == "abstain:rag"
+    assert await Rag(withhold_unsupported=False).decide(FakePaths(reading=invented)) == invented
+
+
+async def test_cascade_withholds_what_no_passage_supports():
+    paths = FakePaths(adapter=adapter_draft(0.1), reading=Draft(route=Route.RAG, text="invented", passages=PASSAGES))
+    assert (await Cascade(threshold=0.5).decide(paths)).abstained
+    assert kinds(paths) == ["choose:finetuned", "escalate:rag", "abstain:rag"]
 
 
 async def test_rag_without_an_embedder_searches_by_words_and_says_so():
