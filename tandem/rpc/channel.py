@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import grpc
-from opentelemetry import propagate
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tandem.rpc import call
 
 DEFAULT_TIMEOUT_S = 30.0
+_TRACE = TraceContextTextMapPropagator()
 # Calls that may be sent again because doing them twice is doing them once. gRPC itself retries only while no part of
 # a response has arrived.
 _IDEMPOTENT = (
@@ -59,7 +60,7 @@ class _Outgoing:
         if self._forward and current is not None and current.principal is not None:
             rows.append((call.PRINCIPAL_KEY, current.principal.to_json().encode()))
         carrier: dict[str, str] = {}
-        propagate.inject(carrier)
+        _TRACE.inject(carrier)
         rows.extend(carrier.items())
         return rows
 

@@ -14,8 +14,9 @@ from typing import Any, Protocol, cast
 
 import grpc
 from google.protobuf.message import DecodeError
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from tandem.errors import (
     DeadlineExceeded,
@@ -34,6 +35,8 @@ from tandem.telemetry import RpcMetrics
 _OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 # Codes that are the server's fault, by the semantic conventions for RPC server spans.
 _SERVER_FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+# The trace alone: baggage is the caller's words, which would be passed on, and logged when they are malformed.
+_TRACE = TraceContextTextMapPropagator()
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -110,7 +113,7 @@ class Guard(grpc.aio.ServerInterceptor):
     async def _handle(self, method: str, respond: Callable[[], Awaitable[Any]], context: Context) -> Any:
         start = time.perf_counter()
         code = "OK"
-        parent = propagate.extract(_text_metadata(context))
+        parent = _TRACE.extract(_text_metadata(context))
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         attributes = {"rpc.system.name": "grpc", "rpc.method": method}

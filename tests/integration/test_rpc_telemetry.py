@@ -1,6 +1,7 @@
 """One trace over all hops, one count for every call, and nothing of what was said."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 
@@ -145,3 +146,32 @@ async def test_log_lines_of_a_call_hold_its_trace(caplog: pytest.LogCaptureFixtu
         await EmbedderServiceStub(channel).Embed(REQUEST)
     (span,) = spans.get_finished_spans()
     assert f'"trace_id": "{span.context.trace_id:032x}"' in lines[0]
+
+
+async def test_baggage_is_neither_logged_nor_passed_on(caplog: pytest.LogCaptureFixture) -> None:
+    arrived = []
+
+    class Spy(grpc.aio.ServerInterceptor):
+        async def intercept_service(self, continuation, details):
+            arrived.extend(details.invocation_metadata)
+            return await continuation(details)
+
+    far = grpc.aio.server(interceptors=[Spy()])
+    port = far.add_insecure_port("127.0.0.1:0")
+    await far.start()
+    async with connect(f"127.0.0.1:{port}") as onward:
+
+        async def embed(request: object) -> embedder.EmbedResponse:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await EmbedderServiceStub(onward).Embed(REQUEST)
+            return embedder.EmbedResponse()
+
+        spans = InMemorySpanExporter()
+        async with peer(Script(embed=embed), telemetry=recording("peer", spans)) as channel:
+            for baggage in (f"who={SECRET.replace(' ', '')}", f"no baggage: {SECRET}"):
+                await EmbedderServiceStub(channel).Embed(REQUEST, metadata=[("baggage", baggage)])
+    await far.stop(None)
+    keys = [key for key, _ in arrived]
+    assert keys.count("traceparent") == 2
+    assert "baggage" not in keys
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
