@@ -22,7 +22,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = root / "examples" / "clients" / "node"
     shutil.copytree(ROOT / "examples/clients/node", folder, ignore=shutil.ignore_patterns("node_modules"))
     shutil.copytree(ROOT / "proto", root / "proto")
-    done = run([NODE, NPM, "ci", "--no-audit", "--no-fund"], folder)
+    done = run([NODE, NPM, "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -235,3 +235,24 @@ async def test_leaving_a_stream_cancels_it() -> None:
 
         await asyncio.to_thread(work)
         await asyncio.wait_for(left.wait(), 20)
+
+
+async def test_a_refused_stream_is_raised_as_what_it_is_while_requests_are_still_sent() -> None:
+    class Refusing(Canned):
+        def _streaming(self, method: str):
+            async def answer(servicer, request, context):
+                raise errors.PermissionDenied("no")
+                yield
+
+            return answer
+
+    async def texts() -> AsyncIterator[str]:
+        for _ in range(300):
+            yield "x" * 10_000
+
+    async with hosted(Refusing().app()) as address:
+        async with sdk.AsyncEmbedderClient(address, token="alice-token") as client:
+            for _ in range(20):
+                with pytest.raises((errors.PermissionDenied, errors.Unavailable)) as caught:
+                    await anext(client.stream(texts()))
+                assert caught.value.reason in ("PERMISSION_DENIED", "STREAM_ENDED_EARLY")
