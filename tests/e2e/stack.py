@@ -39,11 +39,10 @@ class Stack:
 
     def __init__(self, home: Path, *arguments: str, environ: dict[str, str] | None = None) -> None:
         self.home = home
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
         self.process = subprocess.Popen(
             [str(Path(sys.executable).parent / "tandem"), "up", "--port", "0", "--home", str(home), *arguments],
             cwd=ROOT,
-            env=inherited | {"COLUMNS": "200"} | (environ or {}),
+            env=environment() | (environ or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -179,6 +178,12 @@ class Stack:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return self.process.returncode
+
+
+def environment() -> dict[str, str]:
+    """This process's environment without settings of Tandem's own."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
+    return inherited | {"COLUMNS": "200"}
 
 
 def processes() -> Iterator[tuple[int, str, int]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 
 import grpc
 import pytest
@@ -66,6 +67,13 @@ async def test_a_demo_question_gets_the_expected_answer(stack: Stack, demo: list
         assert answer.lineage.adapter == "answers"
 
 
+@pytest.mark.parametrize("number", [1, 3, 4, 6])
+async def test_the_evidence_for_a_demo_question_is_read(stack: Stack, demo: list[dict], number: int) -> None:
+    row = demo[number]
+    answer = await ask(stack, {**row, "policy": "rag"})
+    assert any(row["expect"] in passage.text for passage in answer.passages), answer.decision.rewritten_question
+
+
 def test_the_demo_was_shown(stack: Stack, demo: list[dict]) -> None:
     flat = "".join(stack.output.split())
     for row in demo:
@@ -123,13 +131,14 @@ async def test_what_is_not_permitted_is_not_found(stack: Stack, held_out: list[d
 @pytest.mark.parametrize("policy", ["rag", "cascade"])
 async def test_what_is_not_permitted_is_not_answered(stack: Stack, held_out: list[dict], policy: str) -> None:
     rows = [row for row in held_out if row["label"] == "not_permitted"]
-    # What an adapter was taught of a tenant's restricted documents, everyone in the tenant could get out of it.
     for row in random.Random(11).sample(rows, 6):
         who = WHO[row["tenant"], tuple(row["groups"])]
         answer = await ask(stack, {**row, "as": who, "policy": policy})
         check_shape(answer, policy)
         assert not {passage.document_id for passage in answer.passages} & set(row["forbidden_documents"])
         assert not {citation.document_id for citation in answer.citations} & set(row["forbidden_documents"])
+        told = [words for words in row["forbidden_answers"] if re.search(rf"\b{re.escape(words)}\b", answer.text)]
+        assert not told, f"{row['question_id']}: {answer.text}"
 
 
 async def test_a_tenant_without_adapters_is_told_so(stack: Stack) -> None:

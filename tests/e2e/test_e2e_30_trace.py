@@ -10,15 +10,19 @@ from tests.e2e.stack import Stack
 from tests.fakes.otlp_receiver import Receiver, Seen
 
 MARK = "zyxwvut"
-SERVER_SPANS = {
-    ("tandem-router", "tandem.v1.RouterService/StreamAsk"),
+HOPS = {
+    "finetuned": {
+        ("tandem-router", "tandem.v1.RouterService/StreamAsk"),
+        ("tandem-generator", "tandem.v1.GeneratorService/StreamGenerate"),
+    },
+}
+HOPS["rag"] = HOPS["finetuned"] | {
     ("tandem-embedder", "tandem.v1.EmbedderService/Embed"),
     ("tandem-retriever", "tandem.v1.RetrieverService/Search"),
-    ("tandem-generator", "tandem.v1.GeneratorService/StreamGenerate"),
 }
 
 
-@pytest.mark.parametrize("policy", ["rag", "cascade"])
+@pytest.mark.parametrize("policy", HOPS)
 async def test_an_answer_is_one_trace(stack: Stack, spans: Receiver, policy: str) -> None:
     trace, root = secrets.token_hex(16), secrets.token_hex(8)
     ask = router.AskRequest(question=f"What does the {MARK} clause of Halden Motor say about weather?", policy=policy)
@@ -33,10 +37,10 @@ async def test_an_answer_is_one_trace(stack: Stack, spans: Receiver, policy: str
         return [span for span in seen if span.trace_id == trace]
 
     def complete(seen: list[Seen]) -> bool:
-        return {(span.service, span.name) for span in own(seen)} >= SERVER_SPANS
+        return {(span.service, span.name) for span in own(seen)} >= HOPS[policy]
 
     mine = own(spans.wait_for(complete, timeout_s=30))
-    assert {(span.service, span.name) for span in mine} >= SERVER_SPANS
+    assert {(span.service, span.name) for span in mine} >= HOPS[policy]
     ids = {span.span_id for span in mine}
     assert all(span.parent == root or span.parent in ids for span in mine)
     assert [span.name for span in mine if span.parent == root] == ["tandem.v1.RouterService/StreamAsk"]
