@@ -44,9 +44,7 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
             audit=log,
             grounding=LexicalGrounding(),
         ),
-        policies=policies.build(
-            cascade_threshold=config.cascade_threshold, withhold_unsupported=config.withhold_unsupported
-        ),
+        policies=policies.build(cascade_threshold=config.cascade_threshold, min_support=config.min_support),
         settings=RunSettings(
             answer_adapter=config.answer_adapter,
             reading_adapter=config.reading_adapter,

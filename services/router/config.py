@@ -28,10 +28,12 @@ class RouterConfig(ServerConfig):
         minimum=0,
         maximum=1,
     )
-    withhold_unsupported: bool = setting(
-        True,
-        help="Whether an answer read from passages is withheld when no passage supports any part of it; the router "
-        "then abstains. False returns it without a citation.",
+    min_support: float = setting(
+        0.5,
+        help="Share of an answer read from passages that these must support, by characters of its sentences; with less "
+        "the answer is withheld and the router abstains. 0 withholds nothing.",
+        minimum=0,
+        maximum=1,
     )
     stream_drafts: bool = setting(
         True,

@@ -34,6 +34,7 @@ _END = re.compile(
     r"(?<!\be\.g)(?<!\bi\.e)(?<!\bNo)(?<!\bArt)(?<!\bca)[.!?][)\"'\u201d\u2019*_]*(?=\s+[\"'(\u201c*_\[]*[A-Z0-9])"
 )
 _BLOCK = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•|#>]|\d+[.)]\s))|\n(?=[^\n]*\|)")
+_ENUMERATOR = re.compile(r"\W*\d{1,3}\W*")
 _GROUPED = re.compile(r"\d{1,3}(?:[,'\u2019\u00a0\u202f]\d{3})+(?:\.\d+)?")
 # "one" is left out: it is a pronoun more often than a number.
 _NUMBERS = {
@@ -87,7 +88,7 @@ class LexicalGrounding:
         candidates = [(passage, _with_pairs(_sentences(passage.text))) for passage in _citable(passages)]
         asked = _content(_terms(question))
         found = []
-        for claim in _sentences(answer):
+        for claim in _claims(answer):
             best: tuple[float, Passage, _Sentence] | None = None
             for passage, sentences in candidates:
                 about = _about(passage)
@@ -115,6 +116,14 @@ class LexicalGrounding:
             end = min(end, start + MAX_EXTRACT)
         text = passage.text[start:end]
         return text, _citation(Span(0, len(text)), passage, Span(start, end))
+
+
+def _claims(answer: str) -> list["_Sentence"]:
+    """Returns the sentences of an answer that say something: the "2." of a numbered list matches any figure."""
+    sentences = _sentences(answer)
+    if len(sentences) == 1:
+        return sentences
+    return [sentence for sentence in sentences if not _ENUMERATOR.fullmatch(answer, sentence.start, sentence.end)]
 
 
 def _citable(passages: Sequence[Passage]) -> Iterator[Passage]:

@@ -107,6 +107,9 @@ def render(answer: router.Answer) -> RenderableType:
         kind = answer.confidence.calibration or "uncalibrated"
         grid.add_row("confidence", f"{answer.confidence.value:.2f} ({kind})")
     grid.add_row("sources", _citations(answer.citations))
+    if answer.passages and not answer.citations:
+        names = ", ".join(dict.fromkeys(passage.document_id for passage in answer.passages))
+        grid.add_row("", Text(f"read, but nothing to cite: {names}", style="dim"))
     weights = answer.lineage.model + (f" + adapter {answer.lineage.adapter}" if answer.lineage.adapter else "")
     if weights:
         grid.add_row("weights", weights)

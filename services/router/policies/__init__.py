@@ -6,12 +6,12 @@ from services.router.policies.finetuned import Finetuned
 from services.router.policies.rag import Rag
 
 
-def build(*, cascade_threshold: float, withhold_unsupported: bool = True) -> dict[str, Policy]:
+def build(*, cascade_threshold: float, min_support: float = 0.5) -> dict[str, Policy]:
     """Returns the policies that this router knows, by name."""
     policies: tuple[Policy, ...] = (
-        Cascade(threshold=cascade_threshold, withhold_unsupported=withhold_unsupported),
+        Cascade(threshold=cascade_threshold, min_support=min_support),
         Finetuned(),
-        Rag(withhold_unsupported=withhold_unsupported),
+        Rag(min_support=min_support),
     )
     return {policy.name: policy for policy in sorted(policies, key=lambda policy: policy.name)}
 

@@ -13,9 +13,9 @@ class Cascade:
 
     name = "cascade"
 
-    def __init__(self, *, threshold: float, withhold_unsupported: bool = True) -> None:
+    def __init__(self, *, threshold: float, min_support: float = 0.5) -> None:
         self._threshold = threshold
-        self._withhold = withhold_unsupported
+        self._min_support = min_support
         self.description = (
             f"The answer adapter answers first; below a confidence of {threshold:g} (uncalibrated) passages are read."
         )
@@ -31,7 +31,7 @@ class Cascade:
             reason = "the adapter gave no answer" if draft.abstained else self._shortfall(draft)
             await paths.step(StepKind.ESCALATE, Route.RAG, reason)
         try:
-            return await answer_from_passages(paths, withhold_unsupported=self._withhold)
+            return await answer_from_passages(paths, min_support=self._min_support)
         except PartDown as down:
             if draft is None or draft.abstained:
                 raise

@@ -22,19 +22,19 @@ class Rag:
     name = "rag"
     description = "Passages are retrieved and the answer is read from them, with citations."
 
-    def __init__(self, *, withhold_unsupported: bool = True) -> None:
-        self._withhold = withhold_unsupported
+    def __init__(self, *, min_support: float = 0.5) -> None:
+        self._min_support = min_support
 
     async def decide(self, paths: Paths) -> Draft:
         """Returns the answer read from passages; raises PartDown when the retriever is down."""
         await paths.step(StepKind.CHOOSE, Route.RAG, "the policy reads retrieved passages")
-        return await answer_from_passages(paths, withhold_unsupported=self._withhold)
+        return await answer_from_passages(paths, min_support=self._min_support)
 
 
-async def answer_from_passages(paths: Paths, *, withhold_unsupported: bool) -> Draft:
+async def answer_from_passages(paths: Paths, *, min_support: float) -> Draft:
     """Takes the evidence path as far as the parts that are up allow; raises PartDown without a retriever.
 
-    An answer of which no passage supports any part is withheld, where the operator wants that.
+    An answer is withheld when passages support less than min_support of its characters.
     """
     passages = await _find(paths)
     if not passages:
@@ -48,8 +48,11 @@ async def answer_from_passages(paths: Paths, *, withhold_unsupported: bool) -> D
         reason = f"{len(draft.passages)} passages were read and none holds the answer"
         await paths.step(StepKind.ABSTAIN, Route.RAG, reason)
         return draft
-    if withhold_unsupported and not draft.citations:
-        reason = f"none of the {len(draft.passages)} passages read supports the answer; {figure(draft)}"
+    support = _support(draft)
+    if support < min_support:
+        reason = (
+            f"{len(draft.passages)} passages were read; they support {support:.0%} of the answer < {min_support:.0%}"
+        )
         await paths.step(StepKind.ABSTAIN, Route.RAG, reason)
         return replace(draft, text=ABSTAINED_TEXT, abstained=True)
     left_out = len(passages) - len(draft.passages)
@@ -61,6 +64,12 @@ async def answer_from_passages(paths: Paths, *, withhold_unsupported: bool) -> D
         + f", {len(draft.citations)} citations; {figure(draft)}",
     )
     return draft
+
+
+def _support(draft: Draft) -> float:
+    """Returns the share of the answer's characters that lie in cited sentences."""
+    cited = sum(citation.answer_span.end - citation.answer_span.start for citation in draft.citations)
+    return min(1.0, cited / max(1, len(draft.text.strip())))
 
 
 async def _find(paths: Paths) -> tuple[Passage, ...]:

@@ -203,3 +203,11 @@ def test_every_citation_is_found_again(answer: str, asked: str, bodies: list[str
         assert found.document_span.end <= source.span.end
     for found in made:
         assert 0 <= found.answer_span.start < found.answer_span.end <= len(answer)
+
+
+def test_the_numbers_of_a_list_are_not_cited():
+    section = passage("1 Scope\n\nThe cover is for cars.\n\n2 Excesses\n\nThe excess is EUR 80.")
+    cited = LexicalGrounding().cite(
+        "What is the excess?", "1. The excess is EUR 90.\n2. The excess is EUR 70.", [section]
+    )
+    assert cited == ()

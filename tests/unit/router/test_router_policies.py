@@ -4,7 +4,7 @@ import pytest
 
 from services.router.domain import ABSTAINED_TEXT, Confidence, Draft, NoAdapter, PartDown, Route
 from services.router.policies import Cascade, Finetuned, Rag, build
-from tests.fakes.router import PASSAGES, FakePaths
+from tests.fakes.router import CITATIONS, PASSAGES, FakePaths
 
 
 def adapter_draft(confidence: float) -> Draft:
@@ -55,7 +55,7 @@ async def test_rag_withholds_what_no_passage_supports():
     assert draft.text == ABSTAINED_TEXT
     assert draft.passages == PASSAGES
     assert kinds(paths)[-1] == "abstain:rag"
-    assert await Rag(withhold_unsupported=False).decide(FakePaths(reading=invented)) == invented
+    assert await Rag(min_support=0).decide(FakePaths(reading=invented)) == invented
 
 
 async def test_cascade_withholds_what_no_passage_supports():
@@ -148,3 +148,12 @@ def test_the_policies_are_listed_by_name():
     known = build(cascade_threshold=0.6)
     assert list(known) == ["cascade", "finetuned", "rag"]
     assert "0.6" in known["cascade"].description
+
+
+async def test_rag_withholds_an_answer_that_is_mostly_unsupported():
+    text = "read and then a great deal that no passage says"
+    paths = FakePaths(reading=Draft(route=Route.RAG, text=text, passages=PASSAGES, citations=CITATIONS))
+    assert (await Rag(min_support=0.5).decide(paths)).abstained
+    assert "9% of the answer < 50%" in paths.steps[-1].reason
+    kept = FakePaths(reading=paths.reading)
+    assert not (await Rag(min_support=0.05).decide(kept)).abstained
