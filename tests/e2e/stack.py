@@ -111,6 +111,10 @@ class Stack:
                 found[match[1]] = pid
         return found
 
+    def store_pid(self) -> int:
+        """The process of Milvus Lite, the retriever's child."""
+        return next(pid for pid, command in self.family().items() if "milvus_lite/lib/milvus" in command)
+
     def family(self) -> dict[int, str]:
         """Every process that belongs to this stack: descendants, and any that names its folder."""
         everyone = list(processes())
@@ -124,9 +128,9 @@ class Stack:
         }
 
     def kill(self, service: str) -> int:
-        """Sends SIGKILL to a service; returns the process id that it had."""
-        self.scrape(service)
-        pid = self.pids()[service]
+        """Sends SIGKILL to a service, or to the "store" of the retriever; returns the process id that it had."""
+        self.scrape("retriever" if service == "store" else service)
+        pid = self.store_pid() if service == "store" else self.pids()[service]
         os.kill(pid, signal.SIGKILL)
         return pid
 
