@@ -54,7 +54,8 @@ async def answer_from_passages(paths: Paths, *, min_support: float) -> Draft:
             f"{len(draft.passages)} passages were read; they support {support:.0%} of the answer < {min_support:.0%}"
         )
         await paths.step(StepKind.ABSTAIN, Route.RAG, reason)
-        return replace(draft, text=ABSTAINED_TEXT, abstained=True)
+        # The citations go with the text whose sentences they are about.
+        return replace(draft, text=ABSTAINED_TEXT, citations=(), abstained=True)
     left_out = len(passages) - len(draft.passages)
     await paths.step(
         StepKind.ACCEPT,

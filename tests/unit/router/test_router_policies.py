@@ -153,7 +153,9 @@ def test_the_policies_are_listed_by_name():
 async def test_rag_withholds_an_answer_that_is_mostly_unsupported():
     text = "read and then a great deal that no passage says"
     paths = FakePaths(reading=Draft(route=Route.RAG, text=text, passages=PASSAGES, citations=CITATIONS))
-    assert (await Rag(min_support=0.5).decide(paths)).abstained
+    withheld = await Rag(min_support=0.5).decide(paths)
+    assert withheld.abstained
+    assert withheld.citations == ()
     assert "9% of the answer < 50%" in paths.steps[-1].reason
     kept = FakePaths(reading=paths.reading)
     assert not (await Rag(min_support=0.05).decide(kept)).abstained
