@@ -23,12 +23,15 @@ async def tandem(stack: Stack, *arguments: str) -> tuple[int, str, str]:
 
 
 async def test_ask_shows_the_answer_and_what_it_rests_on(stack: Stack, demo: list[dict]) -> None:
-    row = demo[1]
-    status, out, err = await tandem(stack, "ask", row["question"], "--as", row["as"], "--policy", row["policy"])
+    row = demo[0]
+    status, out, err = await tandem(stack, "ask", row["question"], "--as", row["as"], "--policy", "finetuned")
     assert (status, err) == (0, "")
     assert row["expect"] in out
-    assert "soi-bulletin-2026-07" in out
-    assert "rag → retrieved evidence" in out
+    assert "finetuned → fine-tuned model, from its weights" in out
+    assert "adapter answers" in out
+    status, out, err = await tandem(stack, "ask", demo[1]["question"], "--as", "alice", "--policy", "rag")
+    assert (status, err) == (0, "")
+    assert "rag → " in out
 
 
 async def test_ask_as_json_is_one_event_a_line(stack: Stack, demo: list[dict]) -> None:
@@ -80,7 +83,7 @@ async def test_the_models_can_be_asked_directly(stack: Stack) -> None:
     assert status == 0
     assert {row["name"] for row in json.loads(out)["adapters"]} >= {"answers", "reading"}
     status, out, _ = await tandem(stack, "adapters", "--as", "bram", "--json")
-    assert json.loads(out)["adapters"] == []
+    assert {row["name"] for row in json.loads(out)["adapters"]} == {"answers"}
     assert (await tandem(stack, "embed", "one", "two", "--as", "alice"))[0] == 0
     assert (await tandem(stack, "generate", "Say yes.", "--max-tokens", "3", "--as", "alice"))[0] == 0
     assert (await tandem(stack, "policies", "--as", "alice"))[0] == 0
