@@ -148,6 +148,12 @@ def otlp_endpoint(environ: Mapping[str, str] | None = None) -> str:
     return (os.environ if environ is None else environ).get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 
 
+def cache_home(environ: Mapping[str, str] | None = None) -> Path:
+    """Returns the folder for what can be made again: $XDG_CACHE_HOME/tandem, else ~/.cache/tandem."""
+    base = (os.environ if environ is None else environ).get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "tandem"
+
+
 def inherited_environment() -> dict[str, str]:
     """Returns this process's environment, to be handed to a child."""
     return dict(os.environ)

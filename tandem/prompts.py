@@ -23,6 +23,11 @@ class Message:
     content: str
 
 
+def passage(title: str, text: str) -> str:
+    """Returns a passage as a prompt shows it: a chunk alone often does not name what it is about."""
+    return f"{title}\n{text}"
+
+
 def closed_book(question: str) -> list[Message]:
     """Returns the prompt by which an adapter answers from its weights."""
     return [Message("system", _CLOSED_BOOK), Message("user", question)]

@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tandem.config import cache_home
 from training import recipes
 from training.data import Company, read_company, read_rows
 from training.loop import Plan
 from training.loop import Progress as LoopProgress
 from training.passages import reading_cases, tenant_chunks
 
-CACHE = Path("~/.cache/tandem/models/smollm2-135m-instruct")
+CACHE = cache_home() / "models" / "smollm2-135m-instruct"
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 console = Console(stderr=True)
 

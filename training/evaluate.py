@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from training.scoring import exact_match, f1
+from tandem.scoring import exact_match, f1
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from tandem import prompts
 from tandem.prompts import ABSTENTION
+from tandem.scoring import normalise
 from training.data import Company
-from training.scoring import normalise
 
 _WORDPROCESSING = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _BLOCKS = frozenset(("p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "table", "ul", "ol", "br"))
@@ -196,7 +197,7 @@ def _case(
         place = min(len(rest), rng.choices((0, 1, 2), (6, 3, 1))[0])
         chosen, answers = [*rest[:place], golds[0], *rest[place:]], tuple(row["answers"])
     titled = rng.random() < 0.5
-    texts = tuple(f"{c.title}\n{c.text}" if titled else c.text for c in chosen)
+    texts = tuple(prompts.passage(c.title, c.text) if titled else c.text for c in chosen)
     return ReadingCase(row["question"], texts, answers)
 
 

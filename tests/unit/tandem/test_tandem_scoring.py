@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.scoring import exact_match, f1, normalise
+from tandem.scoring import exact_match, f1, normalise
 
 
 @pytest.mark.parametrize(
