@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -294,3 +295,27 @@ async def test_a_collection_keeps_its_dimension_and_model(tmp_path: Path) -> Non
         store.check_model(MODEL)
         with pytest.raises(FailedPrecondition, match="RETRIEVER_COLLECTION"):
             await store.adopt_model(EmbeddingModel(name="other", sha256="cd" * 32, dimension=DIMENSION))
+
+
+def test_pymilvus_does_not_print_what_failed_calls_said(tmp_path: Path) -> None:
+    # In a process of its own: the first import of pymilvus sets its levels.
+    program = f"""
+import asyncio, logging
+from pathlib import Path
+from services.retriever.backend.store import MilvusStore
+from services.retriever.config import RetrieverConfig
+from services.retriever.metrics import RetrieverMetrics
+from tandem.telemetry import Telemetry
+
+async def main():
+    config = RetrieverConfig(milvus_uri={str(tmp_path / "milvus.db")!r})
+    store = MilvusStore(config, metrics=RetrieverMetrics(Telemetry("retriever").registry))
+    await store.open()
+    loud = [name for name in logging.root.manager.loggerDict if name.startswith(("pymilvus.client", "pymilvus.dec"))]
+    print(len(loud) > 0, any(logging.getLogger(name).isEnabledFor(logging.CRITICAL) for name in loud))
+    await store.close()
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["True", "False"], done.stdout + done.stderr

@@ -66,7 +66,6 @@ class MilvusConnection:
     async def open(self, on_open: Callable[[Any], None]) -> None:
         """Connects; on_open(client) runs in a thread after each connecting, before any call."""
         self._on_open = on_open
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)  # it logs a traceback for each failed call
         await self._connect()
         if self._lite is not None:
             self._keeper = asyncio.create_task(self._keep(self._lite))
@@ -173,6 +172,9 @@ def _client(uri: str, token: str) -> Any:
     from pymilvus import MilvusClient  # takes a second or two: not before it is needed, and not on the event loop
     from pymilvus.exceptions import MilvusException
 
+    # It prints a traceback for each failed call, with what the call said. The import sets the levels, so not before it.
+    for name in ("pymilvus", "pymilvus.milvus_client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     if uri.startswith("unix:"):
         with grpc.insecure_channel(uri) as channel:
             try:
