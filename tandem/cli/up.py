@@ -99,6 +99,8 @@ async def _wait_ready(supervisor: Supervisor, running: list[Spec], *, timeout_s:
     with Live(picture(), console=console, refresh_per_second=4) as live:
         await supervisor.wait_ready(timeout_s=timeout_s, on_change=lambda: live.update(picture()))
         live.update(picture())
+    if not console.is_terminal:
+        console.print()
 
 
 def _ingest(home: Home, company: samples.Company, retriever: str) -> None:
