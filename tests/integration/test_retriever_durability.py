@@ -88,6 +88,14 @@ def engine_of(process: psutil.Process) -> psutil.Process:
     return next(child for child in process.children(recursive=True) if child.cmdline()[0].endswith("/milvus"))
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Tells whether a process still does anything: what an init has yet to reap does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def kill_tree(process: psutil.Process, *, engine_too: bool) -> list[psutil.Process]:
     """Kills the service and its children at once; returns those that were left to themselves."""
     children = process.children(recursive=True)
@@ -131,7 +139,7 @@ async def test_what_was_acknowledged_survives_kill_9(house: House, engine_too: b
         with pytest.raises(grpc.aio.AioRpcError):
             await writing
     async with house.up() as (process, stub):
-        assert not any(orphan.is_running() for orphan in orphans)
+        assert not any(is_alive(orphan) for orphan in orphans)
         found = await stub.Search(pb.SearchRequest(query="statement version", top_k=100))
         texts = {passage.document_id: passage.text for passage in found.passages}
         assert len(found.passages) == len(texts) == 7  # one version of each, whole
