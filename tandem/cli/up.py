@@ -2,12 +2,12 @@
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.live import Live
-from rich.panel import Panel
 from rich.text import Text
 
 from tandem.cli import sample as samples
@@ -135,14 +135,17 @@ def _explain(home: Home, running: list[Spec], company: samples.Company | None) -
     lines = [f"{spec.name:10} grpc {spec.listen}   metrics http://{spec.metrics_listen}/metrics" for spec in running]
     question = company.demo[0].question if company else "What is covered?"
     principal = company.demo[0].principal if company else next(iter(DEVELOPER))
-    flag = "" if home.path == Path(".tandem") else f"TANDEM_HOME={home.path} "
+    beside = Path(sys.argv[0])
+    where = "" if home.path == Path(".tandem") else f"TANDEM_HOME={home.path} "
     lines += [
         "",
         "three things to try in another terminal:",
-        f'  {flag}tandem ask "{question}" --as {principal}',
-        f"  grpcurl -plaintext {address['router']} list",
-        f'  python examples/clients/python/ask.py --home {home.path} --as {principal} "{question}"',
+        f'  {where}{beside} ask "{question}" --as {principal}',
+        f"  {beside.with_name('grpcurl')} -plaintext {address['router']} describe tandem.v1.RouterService",
+        f"  {beside.with_name('python')} examples/clients/python/ask.py {home.credentials} {principal}"
+        f' "{question}" {address["router"]}',
         "",
         "Ctrl-C stops everything.",
     ]
-    console.print(Panel(Text("\n".join(lines)), title="Tandem is serving", expand=False))
+    console.rule("[bold]Tandem is serving[/]", align="left")
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
