@@ -22,8 +22,9 @@ WHO = {
     ("brightwater", ()): "bram",
 }
 
-# How many of the eight demo questions must be answered as they should be; the rest is what a small model reads wrongly.
-DEMO_RIGHT = 4
+# How many of the eight demo questions must be answered as they should be. All are, where this was written; another
+# processor rounds differently, and the small model may read one passage otherwise.
+DEMO_RIGHT = 7
 
 
 def client(stack: Stack, principal: str) -> AsyncRouterClient:
