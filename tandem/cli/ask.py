@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from tandem.cli.output import AsJson, console, print_json, print_json_lines
+from tandem.cli.output import AsJson, console, print_json, print_json_lines, printable
 from tandem.cli.session import As, target
 from tandem.client import RouterClient
 from tandem.errors import InvalidInput
@@ -86,7 +86,7 @@ def watch(events: Iterable[router.StreamAskResponse]) -> router.Answer:
                 live.update(Text(f"… {event.decision.reason}", style="dim"))
             elif kind == "delta":
                 draft += event.delta.text
-                live.update(Text(draft, style="dim"))
+                live.update(Text(printable(draft), style="dim"))
             elif kind == "finished":
                 answer = event.finished.answer
     return answer
@@ -97,7 +97,7 @@ def render(answer: router.Answer) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
-    grid.add_row("answer", Text(answer.text, style="bold magenta" if answer.abstained else "bold green"))
+    grid.add_row("answer", Text(printable(answer.text), style="bold magenta" if answer.abstained else "bold green"))
     grid.add_row("route", f"{answer.decision.policy} → {ROUTES[answer.decision.route]}")
     for step in answer.decision.steps:
         grid.add_row("", Text(f"· {step.reason}", style=_STYLES.get(step.kind, "")))
@@ -128,7 +128,7 @@ def _citations(citations: Sequence[router.Citation]) -> RenderableType:
         span = citation.document_span
         page = f", page {citation.page}" if citation.HasField("page") else ""
         rows.append(Text(f"{citation.title} [{citation.document_id}{page}, characters {span.start} to {span.end}]"))
-        rows.append(Padding(Text(f"“{' '.join(citation.quote.split())}”", style="italic"), (0, 0, 0, 2)))
+        rows.append(Padding(Text(f"“{printable(' '.join(citation.quote.split()))}”", style="italic"), (0, 0, 0, 2)))
     return Group(*rows)
 
 

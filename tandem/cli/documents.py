@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tandem.cli.output import AsJson, as_dict, console, errors, print_json, print_json_lines
+from tandem.cli.output import AsJson, as_dict, console, errors, print_json, print_json_lines, printable
 from tandem.cli.session import As, Target, target
 from tandem.client import RetrieverClient, Upload
 from tandem.errors import InvalidInput
@@ -119,7 +119,7 @@ def search(
     for rank, passage in enumerate(found.passages, 1):
         where = " › ".join(passage.headings)
         console.print(f"[bold]{rank}. {passage.title}[/] [dim]{passage.document_id} {where} ({passage.score:.4f})[/]")
-        console.print(f"   {' '.join(passage.text.split())[:300]}", markup=False)
+        console.print(f"   {printable(' '.join(passage.text.split())[:300])}", markup=False)
     if not found.passages:
         console.print("nothing found")
 
@@ -151,7 +151,7 @@ def show(
     if as_json:
         print_json(found)
     else:
-        print(found.text)
+        print(printable(found.text))
 
 
 def delete(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tandem.cli.output import AsJson, as_dict, console, print_json
+from tandem.cli.output import AsJson, as_dict, console, print_json, printable
 from tandem.cli.session import As, target
 from tandem.client import EmbedderClient, GeneratorClient
 from tandem.v1 import generator_service_pb2 as generator
@@ -56,7 +56,7 @@ def generate(
             return
         for event in client.stream(request):
             if event.HasField("delta"):
-                sys.stdout.write(event.delta.text)
+                sys.stdout.write(printable(event.delta.text))
                 sys.stdout.flush()
     print()
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -15,6 +16,11 @@ from tandem.errors import ConfigError, InvalidInput, TandemError, Unauthenticate
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text for people.")]
+
+
+def printable(text: str) -> str:
+    """Returns text without the control characters by which a document or a model could steer a terminal."""
+    return "".join(mark for mark in text if mark in "\n\t" or unicodedata.category(mark) not in ("Cc", "Cf"))
 
 
 def as_dict(message: Message) -> dict[str, Any]:

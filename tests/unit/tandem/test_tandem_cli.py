@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from tandem.cli import app as root
 from tandem.cli import documents, sample
+from tandem.cli.output import printable
 from tandem.cli.session import target
 from tandem.errors import ConfigError, InvalidInput
 from tandem.stack import DEVELOPER, Home, prepare
@@ -105,3 +106,7 @@ def test_tokens_are_never_drawn_over_others(tmp_path: Path) -> None:
     assert json.loads(first.output)["principals"] == ["ann"]
     second = runner.invoke(root.app, ["tokens", "create", str(principals), "--out", str(tmp_path / "out")])
     assert isinstance(second.exception, ConfigError)
+
+
+def test_what_a_document_or_a_model_says_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\x07\x9b1mc\u202ed\ne\tf é") == "a[2Jb1mcd\ne\tf é"
