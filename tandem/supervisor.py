@@ -118,12 +118,12 @@ class Supervisor:
             status = await self._run_once(child)
             if time.monotonic() - born > _STEADY_S:
                 backoff = 0.5
-            if not child.was_ready:
-                child.failed_starts += 1
-                if status == _CONFIG_FAULT or child.failed_starts >= _MAX_FAILED_STARTS:
-                    self._give_up(child, status)
-                    return
-            log.warning("service ended, restarting", extra={"service_name": child.spec.name, "status": status})
+            child.failed_starts += not child.was_ready
+            # A wrong setting does not mend itself, not even in a service that ran before.
+            if status == _CONFIG_FAULT or child.failed_starts >= _MAX_FAILED_STARTS:
+                self._give_up(child, status)
+                return
+            log.warning("%s ended with status %d; restarting it", child.spec.name, status)
             self._become(child, "restarting")
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, _MAX_BACKOFF_S)
@@ -192,7 +192,7 @@ class Supervisor:
         try:
             await asyncio.wait_for(process.wait(), self._stop_seconds)
         except TimeoutError:
-            log.warning("service did not stop in time, killing it", extra={"service_name": child.spec.name})
+            log.warning("%s did not stop in time; killing it", child.spec.name)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -117,8 +118,8 @@ def search(
         print_json(found)
         return
     for rank, passage in enumerate(found.passages, 1):
-        where = " › ".join(passage.headings)
-        console.print(f"[bold]{rank}. {passage.title}[/] [dim]{passage.document_id} {where} ({passage.score:.4f})[/]")
+        title, where = (escape(printable(text)) for text in (passage.title, " › ".join(passage.headings)))
+        console.print(f"[bold]{rank}. {title}[/] [dim]{passage.document_id} {where} ({passage.score:.4f})[/]")
         console.print(f"   {printable(' '.join(passage.text.split())[:300])}", markup=False)
     if not found.passages:
         console.print("nothing found")
@@ -135,7 +136,9 @@ def documents(principal: As = None, as_json: AsJson = False) -> None:
     table = Table("document", "title", "groups", "chunks", "valid from", "valid until", box=None, header_style="dim")
     for row in listed:
         dates = [str(t.ToDatetime().date()) if t.seconds else "" for t in (row.valid_from, row.valid_until)]
-        table.add_row(row.document_id, row.title, ", ".join(row.groups), str(row.num_chunks), *dates)
+        table.add_row(
+            row.document_id, escape(printable(row.title)), escape(", ".join(row.groups)), str(row.num_chunks), *dates
+        )
     console.print(table)
 
 
