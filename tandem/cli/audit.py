@@ -5,9 +5,10 @@ from itertools import islice
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from tandem.cli.output import AsJson, as_dict, console, print_json
+from tandem.cli.output import AsJson, as_dict, console, print_json, printable
 from tandem.cli.session import As, target
 from tandem.client import AuditClient
 from tandem.v1 import audit_service_pb2 as audit
@@ -28,14 +29,15 @@ def list_records(
     if as_json:
         print_json([as_dict(row) for row in rows])
         return
-    table = Table("time", "writer", "place", "answer", "kind", "outcome", "subject", box=None, header_style="dim")
+    table = Table("time (UTC)", "record", box=None, header_style="dim")
+    table.add_column("answer", no_wrap=True, min_width=32)
+    table.add_column("event")
+    table.add_column("subject")
     for row in rows:
-        kind = audit.AuditRecord.Kind.Name(row.kind).removeprefix("KIND_").lower()
-        outcome = audit.AuditRecord.Outcome.Name(row.outcome).removeprefix("OUTCOME_").lower()
-        when = row.record_time.ToDatetime().isoformat(timespec="milliseconds")
-        table.add_row(
-            when, row.writer, str(row.sequence), row.answer_id, kind, outcome.replace("unspecified", ""), row.subject
-        )
+        event = audit.AuditRecord.Outcome.Name(row.outcome).removeprefix("OUTCOME_").lower()
+        when = row.record_time.ToDatetime().strftime("%m-%d %H:%M:%S")
+        event = "opened" if row.kind == audit.AuditRecord.KIND_OPENED else event
+        table.add_row(when, f"{row.writer}/{row.sequence}", row.answer_id, event, escape(printable(row.subject)))
     console.print(table)
 
 
@@ -56,7 +58,7 @@ def show(
         kind = audit.AuditRecord.Kind.Name(row.kind).removeprefix("KIND_").lower()
         console.rule(f"{kind}, number {row.sequence} of {row.writer}")
         console.print(f"hash     {row.hash}\nprevious {row.previous_hash}")
-        console.print(json.dumps(json.loads(row.payload_json), ensure_ascii=False, indent=1), markup=False)
+        console.print(printable(json.dumps(json.loads(row.payload_json), ensure_ascii=False, indent=1)), markup=False)
 
 
 @app.command("verify")
