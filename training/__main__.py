@@ -1,5 +1,6 @@
 """Command line of training: `python -m training closed-book|reading --help`."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ Epochs = Annotated[float | None, typer.Option(help="Passes over the examples.")]
 Minutes = Annotated[float | None, typer.Option(help="Longest time to train; the learning rate winds down in time.")]
 Rank = Annotated[int | None, typer.Option(help="Rank of the adapter.", min=1, max=64)]
 Rate = Annotated[float | None, typer.Option("--learning-rate", help="Highest learning rate.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the training record as JSON when done.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of order and initial weights.")]
 
 
@@ -47,6 +49,7 @@ def closed_book(
     rank: Rank = None,
     learning_rate: Rate = None,
     seed: Seed = None,
+    as_json: AsJson = False,
 ) -> None:
     """Teaches an adapter the tenant's open, static facts, so that it answers without passages."""
     run = recipes.Run(base=_base(base), out=out, device=device, threads=threads)
@@ -54,7 +57,7 @@ def closed_book(
     plan = recipes.scaled(plan, epochs=epochs, max_minutes=minutes, rank=rank, learning_rate=learning_rate, seed=seed)
     data = _company(company, tenant)
     model, tokenizer = recipes.load_base(run)
-    _execute(run, model, tokenizer, recipes.closed_book_task(data, tokenizer), plan, data.hashes)
+    _execute(run, model, tokenizer, recipes.closed_book_task(data, tokenizer), plan, data.hashes, as_json=as_json)
 
 
 @app.command("reading")
@@ -70,6 +73,7 @@ def reading(
     rank: Rank = None,
     learning_rate: Rate = None,
     seed: Seed = None,
+    as_json: AsJson = False,
     max_held_out: Annotated[int, typer.Option(help="Most cases of each held-out split to measure on.")] = 150,
 ) -> None:
     """Teaches an adapter to answer briefly from passages, and to abstain where they do not hold the answer."""
@@ -83,7 +87,7 @@ def reading(
         rows = data.splits[split]
         cases[split] = reading_cases(rows[:: max(1, len(rows) // max_held_out)], chunkings, seed=plan.seed)
     model, tokenizer = recipes.load_base(run)
-    _execute(run, model, tokenizer, recipes.reading_task(cases, tokenizer), plan, data.hashes)
+    _execute(run, model, tokenizer, recipes.reading_task(cases, tokenizer), plan, data.hashes, as_json=as_json)
 
 
 def _base(base: Path) -> Path:
@@ -125,7 +129,14 @@ def _bar() -> Iterator[Progress]:
 
 
 def _execute(
-    run: recipes.Run, model: Any, tokenizer: Any, task: recipes.Task, plan: Plan, hashes: dict[str, str]
+    run: recipes.Run,
+    model: Any,
+    tokenizer: Any,
+    task: recipes.Task,
+    plan: Plan,
+    hashes: dict[str, str],
+    *,
+    as_json: bool,
 ) -> None:
     held_out = {split: len(cases) for split, cases in task.held_out.items()}
     console.print(f"{task.recipe}: {len(task.examples)} examples, held out: {held_out}, at most {plan.max_minutes} min")
@@ -147,6 +158,8 @@ def _execute(
         record = recipes.execute(
             run, model, tokenizer, task, plan, data_hashes=hashes, on_step=on_step, on_evaluate=on_evaluate
         )
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False, indent=1))
     console.print(_table(record))
     console.print(f"Written to {run.out}: {record['steps']} steps in {record['minutes']} minutes.")
 

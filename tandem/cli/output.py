@@ -24,8 +24,10 @@ def printable(text: str) -> str:
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """Returns a message as JSON-ready data with the contract's field names."""
-    row: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    """Returns a message as JSON-ready data with the contract's field names; zeros and empty lists are there too."""
+    row: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
     return row
 
 

@@ -1,25 +1,30 @@
 """`tandem up`: the four services on this machine, a sample company if asked for, and a first look at what they do."""
 
 import asyncio
+import json
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.live import Live
+from rich.markup import escape
 from rich.text import Text
 
 from tandem.cli import sample as samples
 from tandem.cli.ask import render
 from tandem.cli.documents import send
-from tandem.cli.output import console
+from tandem.cli.output import AsJson, as_dict, console
 from tandem.cli.session import Target, credential, settings
 from tandem.client import RouterClient
 from tandem.errors import TandemError
+from tandem.security import Principal
 from tandem.stack import DEFAULT_PORT, DEVELOPER, Home, prepare, specs, write_endpoints
 from tandem.supervisor import Spec, Supervisor, exclusive
 
+_TIMEOUT_S = 120.0
 _MARKS = {"ready": "[green]ready[/]", "starting": "[yellow]starting[/]", "restarting": "[red]restarting[/]"}
 
 
@@ -41,30 +46,49 @@ def up(
         Path | None, typer.Option(help="Folder for tokens, data and logs. Default: TANDEM_HOME, else .tandem.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Longest wait for the services, in seconds.")] = 600.0,
+    as_json: AsJson = False,
 ) -> None:
     """Run the embedder, the retriever, the generator and the router here, and restart what dies; Ctrl-C stops all.
 
-    The first start converts the language model, which takes about a minute; later ones take seconds.
+    The first start converts the language model, which takes about a minute; later ones take seconds. With --json every
+    event is a line: ready, ingested, answered or refused for each question of the demo, serving, stopped.
     """
+    console.quiet = as_json
     folder = Home(home or settings().home)
     with exclusive(folder.path):
         company = samples.read(sample) if sample else None
         prepare(folder, company.principals if company else DEVELOPER)
         running = specs(folder, port=port, adapters=company.adapters if company else None)
-        asyncio.run(_run(folder, running, company=company, once=once, timeout_s=timeout))
+        job = _Job(home=folder, specs=running, company=company, once=once, timeout_s=timeout, as_json=as_json)
+        asyncio.run(_run(job))
 
 
-async def _run(
-    home: Home, running: list[Spec], *, company: samples.Company | None, once: bool, timeout_s: float
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Is what the command line asked for."""
+
+    home: Home
+    specs: list[Spec]
+    company: samples.Company | None
+    once: bool
+    timeout_s: float
+    as_json: bool
+
+    def address(self, service: str) -> str:
+        return next(spec.listen for spec in self.specs if spec.name == service)
+
+    def tell(self, event: str, **data: Any) -> None:
+        if self.as_json:
+            print(json.dumps({"event": event, **data}, ensure_ascii=False), flush=True)
+
+
+async def _run(job: _Job) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stopping.set)
-    async with Supervisor(running, home=home.path).running() as supervisor:
-        work = asyncio.create_task(
-            _work(home, running, supervisor=supervisor, company=company, once=once, timeout_s=timeout_s)
-        )
+    async with Supervisor(job.specs, home=job.home.path).running() as supervisor:
+        work = asyncio.create_task(_work(job, supervisor))
         stop = asyncio.create_task(stopping.wait())
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -72,78 +96,83 @@ async def _run(
             work.result()
         work.cancel()
         console.print("stopping …")
-    home.endpoints.unlink(missing_ok=True)
+    job.home.endpoints.unlink(missing_ok=True)
     console.print("all services have stopped")
+    job.tell("stopped")
 
 
-async def _work(
-    home: Home, running: list[Spec], *, supervisor: Supervisor, company: samples.Company | None, once: bool,
-    timeout_s: float,
-) -> None:  # fmt: skip
-    await _wait_ready(supervisor, running, timeout_s=timeout_s)
-    write_endpoints(home, running)
-    address = {spec.name: spec.listen for spec in running}
-    if company is not None:
-        await asyncio.to_thread(_ingest, home, company, address["retriever"])
-        await asyncio.to_thread(_demonstrate, home, company, address["router"])
-    if not once:
-        _explain(home, running, company)
+async def _work(job: _Job, supervisor: Supervisor) -> None:
+    await _wait_ready(job, supervisor)
+    write_endpoints(job.home, job.specs)
+    job.tell("ready", endpoints={spec.name: spec.listen for spec in job.specs})
+    if job.company is not None:
+        await asyncio.to_thread(_ingest, job, job.company)
+        await asyncio.to_thread(_demonstrate, job, job.company)
+    if not job.once:
+        _explain(job)
+        job.tell("serving")
         await supervisor.wait_failure()
 
 
-async def _wait_ready(supervisor: Supervisor, running: list[Spec], *, timeout_s: float) -> None:
+async def _wait_ready(job: _Job, supervisor: Supervisor) -> None:
     def picture() -> Text:
         line = "   ".join(f"{name} {_MARKS.get(state, state)}" for name, state in supervisor.states().items())
         return Text.from_markup(line)
 
     with Live(picture(), console=console, refresh_per_second=4) as live:
-        await supervisor.wait_ready(timeout_s=timeout_s, on_change=lambda: live.update(picture()))
+        await supervisor.wait_ready(timeout_s=job.timeout_s, on_change=lambda: live.update(picture()))
         live.update(picture())
     if not console.is_terminal:
         console.print()
 
 
-def _ingest(home: Home, company: samples.Company, retriever: str) -> None:
+def _ingest(job: _Job, company: samples.Company) -> None:
     for tenant, uploads in company.uploads().items():
-        editor = company.editor(tenant)
-        to = Target(address=retriever, token=credential(home, editor), timeout=120.0)
-        send(to, uploads, label=f"ingesting {len(uploads)} documents of {tenant}")
+        token = credential(job.home, company.editor(tenant))
+        to = Target(address=job.address("retriever"), token=token, timeout=_TIMEOUT_S)
+        finished = send(to, uploads, label=f"ingesting {len(uploads)} documents of {tenant}")
+        job.tell("ingested", tenant=tenant, finished=as_dict(finished))
 
 
-def _demonstrate(home: Home, company: samples.Company, router: str) -> None:
+def _demonstrate(job: _Job, company: samples.Company) -> None:
     for number, item in enumerate(company.demo, 1):
-        principal = company.principals[item.principal]
-        groups = f", groups {', '.join(sorted(principal.groups))}" if principal.groups else ""
-        who = f"{item.principal} of {principal.tenant}{groups}"
-        console.print()
-        console.rule(f"[bold]{number}. {item.question}[/]", align="left")
-        for earlier, _ in item.history:
-            console.print(f"[dim]after: {earlier}[/]")
-        console.print(f"[dim]{item.note} Asked by {who}, policy {item.policy}.[/]")
-        with RouterClient(router, token=credential(home, item.principal), timeout=120.0) as client:
+        _introduce(number, item, company.principals[item.principal])
+        token = credential(job.home, item.principal)
+        with RouterClient(job.address("router"), token=token, timeout=_TIMEOUT_S) as client:
             try:
                 answer = client.ask(item.question, policy=item.policy, history=item.history)
             except TandemError as error:
-                console.print(f"[yellow]{error.code}[/] {error.message}")
+                console.print(f"[yellow]{error.code}[/] {escape(error.message)}")
+                job.tell("refused", principal=item.principal, code=error.code, message=error.message)
                 continue
         console.print(render(answer))
         console.print(f"[dim]expected: {item.expect}[/]")
+        job.tell("answered", principal=item.principal, expect=item.expect, answer=as_dict(answer))
 
 
-def _explain(home: Home, running: list[Spec], company: samples.Company | None) -> None:
-    address = {spec.name: spec.listen for spec in running}
-    lines = [f"{spec.name:10} grpc {spec.listen}   metrics http://{spec.metrics_listen}/metrics" for spec in running]
-    question = company.demo[0].question if company else "What is covered?"
-    principal = company.demo[0].principal if company else next(iter(DEVELOPER))
+def _introduce(number: int, item: samples.DemoQuestion, principal: Principal) -> None:
+    groups = f", groups {', '.join(sorted(principal.groups))}" if principal.groups else ""
+    console.print()
+    console.rule(f"[bold]{number}. {escape(item.question)}[/]", align="left")
+    for earlier, _ in item.history:
+        console.print(f"[dim]after: {escape(earlier)}[/]")
+    who = f"{item.principal} of {principal.tenant}{groups}"
+    console.print(f"[dim]{escape(item.note)} Asked by {who}, policy {item.policy}.[/]")
+
+
+def _explain(job: _Job) -> None:
+    lines = [f"{spec.name:10} grpc {spec.listen}   metrics http://{spec.metrics_listen}/metrics" for spec in job.specs]
+    question = job.company.demo[0].question if job.company else "What is covered?"
+    principal = job.company.demo[0].principal if job.company else next(iter(DEVELOPER))
     beside = Path(sys.argv[0])
-    where = "" if home.path == Path(".tandem") else f"TANDEM_HOME={home.path} "
+    where = "" if job.home.path == Path(".tandem") else f"TANDEM_HOME={job.home.path} "
     lines += [
         "",
         "three things to try in another terminal:",
         f'  {where}{beside} ask "{question}" --as {principal}',
-        f"  {beside.with_name('grpcurl')} -plaintext {address['router']} describe tandem.v1.RouterService",
-        f"  {beside.with_name('python')} examples/clients/python/ask.py {home.credentials} {principal}"
-        f' "{question}" {address["router"]}',
+        f"  {beside.with_name('grpcurl')} -plaintext {job.address('router')} describe tandem.v1.RouterService",
+        f"  {beside.with_name('python')} examples/clients/python/ask.py {job.home.credentials} {principal}"
+        f' "{question}" {job.address("router")}',
         "",
         "Ctrl-C stops everything.",
     ]
