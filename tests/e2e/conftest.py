@@ -57,9 +57,9 @@ def held_out() -> list[dict]:
 @pytest.fixture(scope="session")
 def squad() -> tuple[dict[str, dict], list[dict]]:
     """Passages by id, and questions, of the open collection squad_rag."""
-    folder = Path(os.environ.get("TANDEM_DATA", ROOT.parent / "shared" / "data")) / "squad_rag"
+    folder = Path(os.environ.get("E2E_DATA", ROOT.parent / "shared" / "data")) / "squad_rag"
     if not folder.exists():
-        pytest.skip(f"{folder} is not there; set TANDEM_DATA to the folder that holds squad_rag")
+        pytest.skip(f"{folder} is not there; set E2E_DATA to the folder that holds squad_rag")
     with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as file:
         passages = {row["_id"]: row for row in map(json.loads, file)}
     return passages, [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]

@@ -1,6 +1,6 @@
 """Nobody's input causes INTERNAL, UNKNOWN, a crash or a hang: tens of thousands of hostile calls, all RPCs.
 
-TANDEM_FUZZ_SEED and TANDEM_FUZZ_CASES choose what is tried; TANDEM_FUZZ_CASE=N replays one case of a seed.
+E2E_FUZZ_SEED and E2E_FUZZ_CASES choose what is tried; E2E_FUZZ_CASE=N replays one case of a seed.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from tandem.rpc.status import DETAILS_KEY, from_rpc_error
 from tests.e2e import fuzzing
 from tests.e2e.stack import Stack
 
-SEED = int(os.environ.get("TANDEM_FUZZ_SEED", "20261122"))
-CASES = int(os.environ.get("TANDEM_FUZZ_CASES", "20016"))
-ONLY = os.environ.get("TANDEM_FUZZ_CASE")
+SEED = int(os.environ.get("E2E_FUZZ_SEED", "20261122"))
+CASES = int(os.environ.get("E2E_FUZZ_CASES", "20016"))
+ONLY = os.environ.get("E2E_FUZZ_CASE")
 WORKERS, TIMEOUT_S = 48, 10.0
 REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"}
 REFUSALS |= {"RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"}
@@ -91,7 +91,7 @@ class Fuzzer:
             self.fault(case, f"{code} without ErrorInfo: {error.details()}")
 
     def fault(self, case: fuzzing.Case, words: str) -> None:
-        replay = f"TANDEM_FUZZ_SEED={SEED} TANDEM_FUZZ_CASE={case.number}"
+        replay = f"E2E_FUZZ_SEED={SEED} E2E_FUZZ_CASE={case.number}"
         shown = [frame[:200] for frame in case.frames]
         self.faults.append(f"{replay}: {case.method} {case.kind} as {case.principal}: {words}\n    {shown}")
 
