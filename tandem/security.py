@@ -128,6 +128,14 @@ def issue(principals: Mapping[str, Principal]) -> tuple[str, dict[str, str]]:
     return json.dumps({"tokens": rows}, indent=1, ensure_ascii=False) + "\n", tokens
 
 
+def read_credential(path: Path | None) -> str | None:
+    """Returns the token that a service presents to its peers; raises ConfigError when its file cannot be read."""
+    try:
+        return path.read_text().strip() if path is not None else None
+    except OSError as error:
+        raise ConfigError(f"cannot read the credential file {path}: {error.strerror}") from error
+
+
 def write_secret(path: Path, text: str) -> None:
     """Writes a file that only its owner can read, in one step: there is no moment when it is open or half written."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -19,7 +19,8 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["EmbedderService"].full_name
 MAX_TEXTS = 512
 MAX_CHARACTERS = 32_768
 
-_ROLES = frozenset({"user", "editor", "service"})
+# Editors have their documents embedded; services embed in their own name.
+_ROLES = ("user", "editor", "service")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -31,7 +32,7 @@ class EmbedderServicer(pb_grpc.EmbedderServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Returns one vector for each text of the request."""
-        _require_role()
+        call.require_role(*_ROLES)
         _check_texts(request.texts)
         truncate = request.truncate if request.HasField("truncate") else True
         embedded = await self._engine.embed(list(request.texts), truncate=truncate)
@@ -46,7 +47,7 @@ class EmbedderServicer(pb_grpc.EmbedderServiceServicer):
         self, request_iterator: AsyncIterator[pb.StreamEmbedRequest], context: Context
     ) -> AsyncGenerator[pb.StreamEmbedResponse, None]:
         """Yields started, one embedding for each text of the stream, finished."""
-        _require_role()
+        call.require_role(*_ROLES)
         model = self._engine.model
         yield pb.StreamEmbedResponse(started=pb.EmbedStarted(lineage=_lineage(model), dimension=model.dimension))
         num_embeddings = num_tokens = 0
@@ -62,17 +63,11 @@ class EmbedderServicer(pb_grpc.EmbedderServiceServicer):
         self, request: pb.GetEmbeddingModelRequest, context: Context
     ) -> pb.GetEmbeddingModelResponse:
         """Describes the model."""
-        _require_role()
+        call.require_role(*_ROLES)
         model = self._engine.model
         return pb.GetEmbeddingModelResponse(
             lineage=_lineage(model), dimension=model.dimension, max_tokens=model.max_tokens
         )
-
-
-def _require_role() -> None:
-    """Admits users, editors (whose documents are embedded) and services in their own name."""
-    if not _ROLES & call.principal().roles:
-        call.require_role("user")
 
 
 def _check_texts(texts: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from pathlib import Path
 
 from services.retriever.backend.embedder import EmbedderPeer
 from services.retriever.backend.store import MilvusStore
@@ -13,9 +12,9 @@ from services.retriever.ingest.window import Limits
 from services.retriever.ingest.workers import ParserPool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.servicer import SERVICE_NAME, RetrieverServicer
-from tandem.errors import ConfigError
 from tandem.rpc.channel import connect
 from tandem.rpc.server import App, Service, run
+from tandem.security import read_credential
 from tandem.telemetry import Telemetry
 from tandem.v1.retriever_service_pb2_grpc import add_RetrieverServiceServicer_to_server
 
@@ -31,7 +30,7 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
         chunk_characters=config.chunk_characters,
         max_characters=config.max_text_characters,
     )
-    token = await asyncio.to_thread(_token, config.credential_file)
+    token = await asyncio.to_thread(read_credential, config.credential_file)
     # Documents are embedded in the retriever's own name, on a channel with time for a batch.
     channel = connect(config.embedder_target, token=token, max_message_bytes=16 * 1024 * 1024)
     bulk_channel = connect(
@@ -84,13 +83,6 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
 
     service = Service(name=SERVICE_NAME, add=lambda server: add_RetrieverServiceServicer_to_server(servicer, server))
     return App(services=[service], start=start, stop=stop)
-
-
-def _token(path: Path | None) -> str | None:
-    try:
-        return path.read_text().strip() if path is not None else None
-    except OSError as error:
-        raise ConfigError(f"cannot read RETRIEVER_CREDENTIAL_FILE {path}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from pathlib import Path
 
 from services.router import policies
 from services.router.audit import AuditLog, AuditReader, Payloads
@@ -12,9 +11,9 @@ from services.router.engine import Admission, Ports, RouterEngine, RunSettings
 from services.router.grounding import LexicalGrounding
 from services.router.metrics import RouterMetrics
 from services.router.servicer import AuditServicer, RouterServicer
-from tandem.errors import ConfigError
 from tandem.rpc.channel import connect
 from tandem.rpc.server import App, Service, run
+from tandem.security import read_credential
 from tandem.telemetry import Telemetry
 from tandem.v1.audit_service_pb2_grpc import add_AuditServiceServicer_to_server
 from tandem.v1.router_service_pb2_grpc import add_RouterServiceServicer_to_server
@@ -23,7 +22,7 @@ from tandem.v1.router_service_pb2_grpc import add_RouterServiceServicer_to_serve
 async def build(config: RouterConfig, telemetry: Telemetry) -> App:
     """Returns the router with everything that it is made of."""
     metrics = RouterMetrics(telemetry.registry)
-    token = _token(config.credential_file)
+    token = read_credential(config.credential_file)
     channels = [
         connect(target, token=token, forward_principal=True, max_message_bytes=config.max_message_bytes)
         for target in (config.embedder_target, config.retriever_target, config.generator_target)
@@ -82,15 +81,6 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
         start=start,
         stop=stop,
     )
-
-
-def _token(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"cannot read the credential {path}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

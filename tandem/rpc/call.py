@@ -52,10 +52,10 @@ def principal() -> Principal:
     return call.principal
 
 
-def require_role(role: str) -> Principal:
-    """Returns who is asking if it has the role; raises PermissionDenied otherwise."""
+def require_role(role: str, *others: str) -> Principal:
+    """Returns who is asking if it has one of the roles; raises PermissionDenied, naming the first, otherwise."""
     caller = principal()
-    if role not in caller.roles:
+    if caller.roles.isdisjoint((role, *others)):
         raise PermissionDenied(f'this needs the role "{role}"', metadata={"role": role})
     return caller
 

@@ -28,7 +28,8 @@ if _version_not_supported:
 class RetrieverServiceStub:
     """RetrieverService keeps documents and finds passages in them. Every call
     sees the documents of the caller's tenant that are open to the whole tenant
-    or to one of the caller's groups, and no other.
+    or to one of the caller's groups, and no other. Reading needs the role
+    "user" or "editor"; without it a call fails with PERMISSION_DENIED.
     """
 
     def __init__(self, channel):
@@ -67,7 +68,8 @@ class RetrieverServiceStub:
 class RetrieverServiceServicer:
     """RetrieverService keeps documents and finds passages in them. Every call
     sees the documents of the caller's tenant that are open to the whole tenant
-    or to one of the caller's groups, and no other.
+    or to one of the caller's groups, and no other. Reading needs the role
+    "user" or "editor"; without it a call fails with PERMISSION_DENIED.
     """
 
     def IngestDocuments(self, request_iterator, context):
@@ -159,7 +161,8 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
 class RetrieverService:
     """RetrieverService keeps documents and finds passages in them. Every call
     sees the documents of the caller's tenant that are open to the whole tenant
-    or to one of the caller's groups, and no other.
+    or to one of the caller's groups, and no other. Reading needs the role
+    "user" or "editor"; without it a call fails with PERMISSION_DENIED.
     """
 
     @staticmethod

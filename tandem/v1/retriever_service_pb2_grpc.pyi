@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class RetrieverServiceStub:
     """RetrieverService keeps documents and finds passages in them. Every call
     sees the documents of the caller's tenant that are open to the whole tenant
-    or to one of the caller's groups, and no other.
+    or to one of the caller's groups, and no other. Reading needs the role
+    "user" or "editor"; without it a call fails with PERMISSION_DENIED.
     """
 
     @_typing.overload
@@ -71,7 +72,8 @@ class RetrieverServiceStub:
 class RetrieverServiceAsyncStub(RetrieverServiceStub):
     """RetrieverService keeps documents and finds passages in them. Every call
     sees the documents of the caller's tenant that are open to the whole tenant
-    or to one of the caller's groups, and no other.
+    or to one of the caller's groups, and no other. Reading needs the role
+    "user" or "editor"; without it a call fails with PERMISSION_DENIED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -109,7 +111,8 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
 class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
     """RetrieverService keeps documents and finds passages in them. Every call
     sees the documents of the caller's tenant that are open to the whole tenant
-    or to one of the caller's groups, and no other.
+    or to one of the caller's groups, and no other. Reading needs the role
+    "user" or "editor"; without it a call fails with PERMISSION_DENIED.
     """
 
     @_abc_1.abstractmethod

@@ -26,6 +26,7 @@ PRINCIPALS = {
     "erin": Principal("erin", "halden", frozenset({"claims-leads"}), EDITOR),
     "otto": Principal("otto", "halden", frozenset(), EDITOR),
     "alice": Principal("alice", "halden", frozenset(), frozenset({"user"})),
+    "ida": Principal("ida", "halden", frozenset({"claims-leads"}), frozenset({"auditor"})),
     "lena": Principal("lena", "halden", frozenset({"claims-leads"}), frozenset({"user"})),
     "bea": Principal("bea", "brightwater", frozenset({"claims-leads"}), EDITOR),
     "mallory": Principal('m"', 'halden" or tenant != "', frozenset({'*"]) or true or ["', "*"}), EDITOR),
@@ -270,6 +271,18 @@ async def test_roles_and_requests_are_checked(house: SimpleNamespace) -> None:
 
     for frame in (pb.IngestDocumentsRequest(data=b"no header"), pb.IngestDocumentsRequest()):
         assert await refusal(house.erin, frame) is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_documents_are_not_for_callers_without_a_reading_role(house: SimpleNamespace) -> None:
+    stub = house.ida.stub
+    for reading in (
+        stub.Search(pb.SearchRequest(query="x", mode=pb.SEARCH_MODE_SPARSE)),
+        stub.GetDocument(pb.GetDocumentRequest(document_id="x")),
+        stub.ListDocuments(pb.ListDocumentsRequest()),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await reading
+        assert codes(caught) is PERMISSION_DENIED
 
 
 async def refusal(caller: Caller, frame: pb.IngestDocumentsRequest) -> grpc.StatusCode:

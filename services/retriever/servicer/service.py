@@ -61,7 +61,7 @@ class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
 
     async def GetDocument(self, request: pb.GetDocumentRequest, context: Context) -> pb.GetDocumentResponse:
         """Describes a document, with its text on request."""
-        principal = call.principal()
+        principal = call.require_role("user", "editor")
         document_id = checks.document_id(request.document_id)
         stored, text = await self._engine.get(principal, document_id, with_text=request.include_text)
         response = pb.GetDocumentResponse(document=convert.document(stored), text=text)
@@ -70,7 +70,7 @@ class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, context: Context) -> pb.ListDocumentsResponse:
         """Returns a page of documents, shorter than asked for where they would not fit one message."""
-        principal = call.principal()
+        principal = call.require_role("user", "editor")
         after, size = checks.page(request)
         stored, more = await self._engine.page(principal, after=after, size=size)
         response = pb.ListDocumentsResponse()
@@ -94,7 +94,7 @@ class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """Returns the best passages."""
-        principal = call.principal()
+        principal = call.require_role("user", "editor")
         mode, top_k, moment = checks.search(request)
         found = await self._engine.search(
             principal, query=request.query, vector=request.query_vector, top_k=top_k, mode=mode, moment=moment

@@ -25,6 +25,7 @@ def test_inside_a_call_there_is_its_principal_until_it_ends() -> None:
         with pytest.raises(PermissionDenied) as caught:
             call.require_role("editor")
         assert caught.value.metadata == {"role": "editor"}
+        assert call.require_role("editor", "user") == ALICE
     assert call.current() is None
 
 
