@@ -30,10 +30,22 @@ class GeneratorConfig(ServerConfig):
     max_adapters: int = setting(64, minimum=1, maximum=4096, help="Adapters held in memory; more stop the start.")
     precision: str = setting(
         "auto",
-        choices=("auto", "fp32", "bf16"),
-        help="Number format of weights and activations. auto is bf16 on a GPU and on processors with bf16 "
-        "instructions, else fp32. bf16 is up to twice as fast; in fp32 a greedy result does not depend on the batch.",
+        choices=("auto", "fp32", "bf16", "int8"),
+        help="Number format. auto is bf16 on a GPU and on processors with bf16 instructions, else fp32. bf16 is about "
+        "twice as fast as fp32; int8 (CPU only) quantises weights by output channel and activations by row, faster "
+        "still; only in fp32 is a greedy result independent of the batch.",
     )
+    backend: str = setting(
+        "auto",
+        choices=("auto", "torch", "transformers", "openai"),
+        help="What runs the model. torch: the paged runner, for models of the Llama family. transformers: any causal "
+        "language model, one sequence at a time, slow. auto: torch where it knows the architecture, else "
+        "transformers. openai: a server with an OpenAI-compatible API at GENERATOR_OPENAI_URL.",
+    )
+    openai_url: str = setting(
+        "", help="Base URL of the server for the backend openai, for example http://host:8000/v1."
+    )
+    openai_key_file: Path | None = setting(None, help="File that holds the API key of that server; unset sends none.")
     device: str = setting("cpu", choices=("cpu", "cuda"), help="Where the model runs.")
     threads: int = setting(
         0,
@@ -49,21 +61,40 @@ class GeneratorConfig(ServerConfig):
         maximum=1024,
         help="Sequences decoded together. More raises throughput and slows each of them.",
     )
-    max_running_tokens: int = setting(
+    kv_cache_tokens: int = setting(
         32_768,
         unit="tokens",
         minimum=64,
         maximum=16_777_216,
-        help="Tokens that the running sequences may come to hold, prompts and outputs; bounds the memory of keys and "
-        "values (23 kB a token for the bundled model in bf16). A longer single sequence is refused.",
+        help="Positions that the cache of keys and values holds for running sequences and shared prefixes together "
+        "(23 kB each for the bundled model in bf16). A single sequence longer than this is refused; when it runs out, "
+        "the sequence that was started last gives way and is continued later.",
+    )
+    kv_block_tokens: int = setting(
+        16,
+        unit="tokens",
+        minimum=1,
+        maximum=256,
+        help="Positions in one block of that cache; prefixes are shared in whole blocks.",
+    )
+    prefix_sharing: bool = setting(
+        True,
+        help="Whether a sequence takes over the blocks of a prefix that its own tenant has computed before, on the "
+        "same weights, instead of reading it again.",
     )
     max_prefill_tokens: int = setting(
-        2048,
+        512,
         unit="tokens",
         minimum=16,
         maximum=1_048_576,
-        help="Prompt tokens, padding included, read in one step while others wait for their next token; a longer "
-        "prompt is read alone.",
+        help="Prompt tokens read in one step; a longer prompt is read in chunks between which the others go on.",
+    )
+    max_step_stretch: float = setting(
+        1.6,
+        minimum=1.0,
+        maximum=100.0,
+        help="How much longer than a step without prompts a step may take for the sake of a prompt while others wait "
+        "for their next token: smaller keeps running streams smooth, greater brings first tokens sooner.",
     )
     max_waiting: int = setting(
         64,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/common.proto\x12\ttandem.v1\x1a\x1egoogle/protobuf/duration.proto\"&\n\x08TextSpan\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"4\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x05\x12\x15\n\routput_tokens\x18\x02 \x01(\x05\"I\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"W\n\x07Lineage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x04 \x01(\t\"\x8f\x02\n\x07Passage\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08headings\x18\x05 \x03(\t\x12\x11\n\x04page\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12!\n\x04span\x18\x07 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\x0c\n\x04text\x18\x08 \x01(\t\x12\r\n\x05score\x18\t \x01(\x01\x12\x17\n\ndense_rank\x18\n \x01(\x05H\x01\x88\x01\x01\x12\x18\n\x0bsparse_rank\x18\x0b \x01(\x05H\x02\x88\x01\x01\x42\x07\n\x05_pageB\r\n\x0b_dense_rankB\x0e\n\x0c_sparse_rankb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16tandem/v1/common.proto\x12\ttandem.v1\x1a\x1egoogle/protobuf/duration.proto\"&\n\x08TextSpan\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"d\n\x05Usage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x05\x12\x15\n\routput_tokens\x18\x02 \x01(\x05\x12\x15\n\rcached_tokens\x18\x03 \x01(\x05\x12\x17\n\x0f\x63omputed_tokens\x18\x04 \x01(\x05\"I\n\x0bStageTiming\x12\r\n\x05stage\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"W\n\x07Lineage\x12\r\n\x05model\x18\x01 \x01(\t\x12\x14\n\x0cmodel_sha256\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\x12\x16\n\x0e\x61\x64\x61pter_sha256\x18\x04 \x01(\t\"\x8f\x02\n\x07Passage\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08headings\x18\x05 \x03(\t\x12\x11\n\x04page\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12!\n\x04span\x18\x07 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\x0c\n\x04text\x18\x08 \x01(\t\x12\r\n\x05score\x18\t \x01(\x01\x12\x17\n\ndense_rank\x18\n \x01(\x05H\x01\x88\x01\x01\x12\x18\n\x0bsparse_rank\x18\x0b \x01(\x05H\x02\x88\x01\x01\x42\x07\n\x05_pageB\r\n\x0b_dense_rankB\x0e\n\x0c_sparse_rankb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +35,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEXTSPAN']._serialized_start=69
   _globals['_TEXTSPAN']._serialized_end=107
   _globals['_USAGE']._serialized_start=109
-  _globals['_USAGE']._serialized_end=161
-  _globals['_STAGETIMING']._serialized_start=163
-  _globals['_STAGETIMING']._serialized_end=236
-  _globals['_LINEAGE']._serialized_start=238
-  _globals['_LINEAGE']._serialized_end=325
-  _globals['_PASSAGE']._serialized_start=328
-  _globals['_PASSAGE']._serialized_end=599
+  _globals['_USAGE']._serialized_end=209
+  _globals['_STAGETIMING']._serialized_start=211
+  _globals['_STAGETIMING']._serialized_end=284
+  _globals['_LINEAGE']._serialized_start=286
+  _globals['_LINEAGE']._serialized_end=373
+  _globals['_PASSAGE']._serialized_start=376
+  _globals['_PASSAGE']._serialized_end=647
 # @@protoc_insertion_point(module_scope)

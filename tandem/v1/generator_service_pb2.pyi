@@ -52,6 +52,70 @@ reached.
 """
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """PRIORITY_UNSPECIFIED is PRIORITY_INTERACTIVE; for Score PRIORITY_BATCH."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 1
+    """PRIORITY_INTERACTIVE is for a person who waits."""
+    PRIORITY_BATCH: _Priority.ValueType  # 2
+    """PRIORITY_BATCH is for work that can wait; it is started less often while
+    interactive sequences wait, and never starves.
+    """
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Priority says how large a share of the engine a sequence may claim while
+    others wait.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""PRIORITY_UNSPECIFIED is PRIORITY_INTERACTIVE; for Score PRIORITY_BATCH."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 1
+"""PRIORITY_INTERACTIVE is for a person who waits."""
+PRIORITY_BATCH: Priority.ValueType  # 2
+"""PRIORITY_BATCH is for work that can wait; it is started less often while
+interactive sequences wait, and never starves.
+"""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
+class _Mixing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MixingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Mixing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MIXING_UNSPECIFIED: _Mixing.ValueType  # 0
+    """MIXING_UNSPECIFIED is MIXING_ARITHMETIC."""
+    MIXING_ARITHMETIC: _Mixing.ValueType  # 1
+    """MIXING_ARITHMETIC is the weighted mean of the probabilities (arXiv
+    2301.12652). Weights are more than 0 and are scaled to a sum of 1.
+    """
+    MIXING_LOGARITHMIC: _Mixing.ValueType  # 2
+    """MIXING_LOGARITHMIC is the weighted sum of the log-probabilities,
+    normalised. Weights are taken as they are; a negative one contrasts
+    (arXiv 2305.14739: 1 + a for the prompt with evidence, -a without).
+    """
+
+class Mixing(_Mixing, metaclass=_MixingEnumTypeWrapper):
+    """Mixing says how the next-token distributions of several prompts become one."""
+
+MIXING_UNSPECIFIED: Mixing.ValueType  # 0
+"""MIXING_UNSPECIFIED is MIXING_ARITHMETIC."""
+MIXING_ARITHMETIC: Mixing.ValueType  # 1
+"""MIXING_ARITHMETIC is the weighted mean of the probabilities (arXiv
+2301.12652). Weights are more than 0 and are scaled to a sum of 1.
+"""
+MIXING_LOGARITHMIC: Mixing.ValueType  # 2
+"""MIXING_LOGARITHMIC is the weighted sum of the log-probabilities,
+normalised. Weights are taken as they are; a negative one contrasts
+(arXiv 2305.14739: 1 + a for the prompt with evidence, -a without).
+"""
+Global___Mixing: _TypeAlias = Mixing  # noqa: Y015
+
 @_typing.final
 class ChatMessage(_message.Message):
     """ChatMessage is one turn of a chat prompt."""
@@ -107,6 +171,100 @@ class ChatPrompt(_message.Message):
 Global___ChatPrompt: _TypeAlias = ChatPrompt  # noqa: Y015
 
 @_typing.final
+class Blend(_message.Message):
+    """Blend is several prompts that share every generated token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    MIXING_FIELD_NUMBER: _builtins.int
+    mixing: Global___Mixing.ValueType
+    """mixing says how their distributions become one."""
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlendPrompt]:
+        """prompts are 2 to 16."""
+
+    def __init__(
+        self,
+        *,
+        prompts: _abc.Iterable[Global___BlendPrompt] | None = ...,
+        mixing: Global___Mixing.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mixing", b"mixing", "prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Blend: _TypeAlias = Blend  # noqa: Y015
+
+@_typing.final
+class BlendPrompt(_message.Message):
+    """BlendPrompt is one prompt of a blend."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """text is taken as it is, 1 to 65,536 characters."""
+    adapter: _builtins.str
+    """adapter names a loaded adapter; empty means the base model alone."""
+    weight: _builtins.float
+    """weight is the prompt's share, -10 to 10, not 0."""
+    @_builtins.property
+    def chat(self) -> Global___ChatPrompt:
+        """chat is a conversation, rendered with the model's chat template."""
+
+    def __init__(
+        self,
+        *,
+        chat: Global___ChatPrompt | None = ...,
+        text: _builtins.str = ...,
+        adapter: _builtins.str = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "prompt", b"prompt", "text", b"text", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["chat", "text"]  # noqa: Y015
+    _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
+
+Global___BlendPrompt: _TypeAlias = BlendPrompt  # noqa: Y015
+
+@_typing.final
+class LogitBias(_message.Message):
+    """LogitBias shifts one token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """token_id is a token of the model's vocabulary."""
+    bias: _builtins.float
+    """bias is added to the token's logit before temperature and filters, -100
+    to 100.
+    """
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        bias: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogitBias: _TypeAlias = LogitBias  # noqa: Y015
+
+@_typing.final
 class Sampling(_message.Message):
     """Sampling says how the next token is chosen."""
 
@@ -119,6 +277,8 @@ class Sampling(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    MIN_P_FIELD_NUMBER: _builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """max_tokens is the most tokens to produce, 1 to 4,096. Default 128."""
     temperature: _builtins.float
@@ -139,11 +299,19 @@ class Sampling(_message.Message):
     """repetition_penalty divides the logits of tokens already seen, 0.5 to 2;
     1 does nothing (arXiv 1909.05858, section 4.1). Default 1.
     """
+    min_p: _builtins.float
+    """min_p keeps the tokens with at least this share of the likeliest token's
+    probability, 0 to 1 (arXiv 2407.01082). Default 0.
+    """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """stop are strings that end the text and are not part of it: at most 8, of
         1 to 64 characters.
         """
+
+    @_builtins.property
+    def logit_bias(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitBias]:
+        """logit_bias shifts single tokens: at most 300, each token once."""
 
     def __init__(
         self,
@@ -155,13 +323,17 @@ class Sampling(_message.Message):
         seed: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         repetition_penalty: _builtins.float | None = ...,
+        min_p: _builtins.float | None = ...,
+        logit_bias: _abc.Iterable[Global___LogitBias] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "min_p", b"min_p", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_min_p", b"_min_p", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "logit_bias", b"logit_bias", "max_tokens", b"max_tokens", "min_p", b"min_p", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__min_p: _TypeAlias = _typing.Literal["min_p"]  # noqa: Y015
+    _WhichOneofArgType__min_p: _TypeAlias = _typing.Literal["_min_p", b"_min_p"]  # noqa: Y015
     _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
     _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
@@ -174,6 +346,8 @@ class Sampling(_message.Message):
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_p) -> _WhichOneofReturnType__min_p | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
     @_typing.overload
@@ -195,18 +369,33 @@ class GenerateRequest(_message.Message):
 
     CHAT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    BLEND_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     SAMPLING_FIELD_NUMBER: _builtins.int
     INCLUDE_TOKEN_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    NUM_ALTERNATIVES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """text is taken as it is, 1 to 65,536 characters."""
     adapter: _builtins.str
-    """adapter names a loaded adapter; empty means the base model alone."""
+    """adapter names a loaded adapter; empty means the base model alone, and is
+    what a blend needs, whose prompts name their own.
+    """
     include_token_logprobs: _builtins.bool
-    """include_token_logprobs asks for the logprob of each token."""
+    """include_token_logprobs asks for the tokens with their logprobs."""
+    priority: Global___Priority.ValueType
+    """priority says how large a share of the engine the sequence may claim."""
+    num_alternatives: _builtins.int
+    """num_alternatives asks for this many of the likeliest tokens at each
+    position, 0 to 20; needs include_token_logprobs.
+    """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
         """chat is a conversation, rendered with the model's chat template."""
+
+    @_builtins.property
+    def blend(self) -> Global___Blend:
+        """blend is several weighted prompts that share every token."""
 
     @_builtins.property
     def sampling(self) -> Global___Sampling:
@@ -217,15 +406,18 @@ class GenerateRequest(_message.Message):
         *,
         chat: Global___ChatPrompt | None = ...,
         text: _builtins.str = ...,
+        blend: Global___Blend | None = ...,
         adapter: _builtins.str = ...,
         sampling: Global___Sampling | None = ...,
         include_token_logprobs: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
+        num_alternatives: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["blend", b"blend", "chat", b"chat", "prompt", b"prompt", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "chat", b"chat", "include_token_logprobs", b"include_token_logprobs", "prompt", b"prompt", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "blend", b"blend", "chat", b"chat", "include_token_logprobs", b"include_token_logprobs", "num_alternatives", b"num_alternatives", "priority", b"priority", "prompt", b"prompt", "sampling", b"sampling", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["chat", "text"]  # noqa: Y015
+    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["chat", "text", "blend"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
@@ -396,14 +588,59 @@ class TokenLogprob(_message.Message):
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     """token_id is the token's number in the model's vocabulary."""
     token: _builtins.str
     """token is the token's text alone; U+FFFD where it is part of a character."""
     logprob: _builtins.float
     """logprob is the natural logarithm of the token's probability under the
-    model before temperature and filters, at most 0.
+    model before temperature and filters, at most 0; of a blend, under the
+    blended distribution.
     """
+    entropy: _builtins.float
+    """entropy is that distribution's entropy in nats, 0 or more; unset where
+    the backend cannot tell.
+    """
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]:
+        """alternatives are the likeliest tokens, the likeliest first, if asked for."""
+
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        token: _builtins.str = ...,
+        logprob: _builtins.float = ...,
+        entropy: _builtins.float | None = ...,
+        alternatives: _abc.Iterable[Global___TokenAlternative] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_entropy", b"_entropy", "entropy", b"entropy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_entropy", b"_entropy", "alternatives", b"alternatives", "entropy", b"entropy", "logprob", b"logprob", "token", b"token", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__entropy: _TypeAlias = _typing.Literal["entropy"]  # noqa: Y015
+    _WhichOneofArgType__entropy: _TypeAlias = _typing.Literal["_entropy", b"_entropy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__entropy) -> _WhichOneofReturnType__entropy | None: ...
+
+Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
+
+@_typing.final
+class TokenAlternative(_message.Message):
+    """TokenAlternative is one of the likeliest tokens at a position."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """token_id is the token's number in the model's vocabulary."""
+    token: _builtins.str
+    """token is the token's text alone; U+FFFD where it is part of a character."""
+    logprob: _builtins.float
+    """logprob is the natural logarithm of its probability, at most 0."""
     def __init__(
         self,
         *,
@@ -417,7 +654,7 @@ class TokenLogprob(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
+Global___TokenAlternative: _TypeAlias = TokenAlternative  # noqa: Y015
 
 @_typing.final
 class GenerationFinished(_message.Message):
@@ -431,12 +668,29 @@ class GenerationFinished(_message.Message):
     MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
     MIN_LOGPROB_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    MEAN_ENTROPY_FIELD_NUMBER: _builtins.int
+    MAX_ENTROPY_FIELD_NUMBER: _builtins.int
+    MEAN_MARGIN_FIELD_NUMBER: _builtins.int
+    MIN_MARGIN_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """finish_reason tells why it ended."""
     mean_logprob: _builtins.float
     """mean_logprob is the mean of the generated tokens' logprobs, at most 0."""
     min_logprob: _builtins.float
     """min_logprob is the least of the generated tokens' logprobs, at most 0."""
+    mean_entropy: _builtins.float
+    """mean_entropy is the mean of the tokens' entropies in nats; unset where
+    the backend cannot tell, as are the next three.
+    """
+    max_entropy: _builtins.float
+    """max_entropy is the greatest of the tokens' entropies in nats."""
+    mean_margin: _builtins.float
+    """mean_margin is the mean, over the tokens, of the likeliest token's
+    probability less the second's, 0 to 1.
+    """
+    min_margin: _builtins.float
+    """min_margin is the least of these margins."""
     @_builtins.property
     def usage(self) -> _common_pb2.Usage:
         """usage counts the prompt's tokens and the generated ones."""
@@ -451,6 +705,12 @@ class GenerationFinished(_message.Message):
         "decode" (from there to the last).
         """
 
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamCost]:
+        """streams tell what each prompt of a blend ran on and cost, in the order of
+        the request; one entry where there was no blend.
+        """
+
     def __init__(
         self,
         *,
@@ -460,14 +720,416 @@ class GenerationFinished(_message.Message):
         mean_logprob: _builtins.float = ...,
         min_logprob: _builtins.float = ...,
         timings: _abc.Iterable[_common_pb2.StageTiming] | None = ...,
+        mean_entropy: _builtins.float | None = ...,
+        max_entropy: _builtins.float | None = ...,
+        mean_margin: _builtins.float | None = ...,
+        min_margin: _builtins.float | None = ...,
+        streams: _abc.Iterable[Global___StreamCost] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_entropy", b"_max_entropy", "_mean_entropy", b"_mean_entropy", "_mean_margin", b"_mean_margin", "_min_margin", b"_min_margin", "lineage", b"lineage", "max_entropy", b"max_entropy", "mean_entropy", b"mean_entropy", "mean_margin", b"mean_margin", "min_margin", b"min_margin", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "lineage", b"lineage", "mean_logprob", b"mean_logprob", "min_logprob", b"min_logprob", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_entropy", b"_max_entropy", "_mean_entropy", b"_mean_entropy", "_mean_margin", b"_mean_margin", "_min_margin", b"_min_margin", "finish_reason", b"finish_reason", "lineage", b"lineage", "max_entropy", b"max_entropy", "mean_entropy", b"mean_entropy", "mean_logprob", b"mean_logprob", "mean_margin", b"mean_margin", "min_logprob", b"min_logprob", "min_margin", b"min_margin", "streams", b"streams", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_entropy: _TypeAlias = _typing.Literal["max_entropy"]  # noqa: Y015
+    _WhichOneofArgType__max_entropy: _TypeAlias = _typing.Literal["_max_entropy", b"_max_entropy"]  # noqa: Y015
+    _WhichOneofReturnType__mean_entropy: _TypeAlias = _typing.Literal["mean_entropy"]  # noqa: Y015
+    _WhichOneofArgType__mean_entropy: _TypeAlias = _typing.Literal["_mean_entropy", b"_mean_entropy"]  # noqa: Y015
+    _WhichOneofReturnType__mean_margin: _TypeAlias = _typing.Literal["mean_margin"]  # noqa: Y015
+    _WhichOneofArgType__mean_margin: _TypeAlias = _typing.Literal["_mean_margin", b"_mean_margin"]  # noqa: Y015
+    _WhichOneofReturnType__min_margin: _TypeAlias = _typing.Literal["min_margin"]  # noqa: Y015
+    _WhichOneofArgType__min_margin: _TypeAlias = _typing.Literal["_min_margin", b"_min_margin"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_entropy) -> _WhichOneofReturnType__max_entropy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_entropy) -> _WhichOneofReturnType__mean_entropy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_margin) -> _WhichOneofReturnType__mean_margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_margin) -> _WhichOneofReturnType__min_margin | None: ...
+
+Global___GenerationFinished: _TypeAlias = GenerationFinished  # noqa: Y015
+
+@_typing.final
+class StreamCost(_message.Message):
+    """StreamCost is what one prompt of a generation ran on and cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINEAGE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """weight is its share as it was used; 1 where there was no blend."""
+    input_tokens: _builtins.int
+    """input_tokens is the length of the rendered prompt."""
+    cached_tokens: _builtins.int
+    """cached_tokens is how many of them were taken from shared blocks."""
+    @_builtins.property
+    def lineage(self) -> _common_pb2.Lineage:
+        """lineage names the weights."""
+
+    def __init__(
+        self,
+        *,
+        lineage: _common_pb2.Lineage | None = ...,
+        weight: _builtins.float = ...,
+        input_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "input_tokens", b"input_tokens", "lineage", b"lineage", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GenerationFinished: _TypeAlias = GenerationFinished  # noqa: Y015
+Global___StreamCost: _TypeAlias = StreamCost  # noqa: Y015
+
+@_typing.final
+class ScoreRequest(_message.Message):
+    """ScoreRequest asks for likelihoods."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    INCLUDE_TOKEN_LOGPROBS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """adapter names a loaded adapter; empty means the base model alone."""
+    include_token_logprobs: _builtins.bool
+    """include_token_logprobs asks for each token of the continuations."""
+    priority: Global___Priority.ValueType
+    """priority says how large a share of the engine the scoring may claim."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScoreItem]:
+        """items are 1 to 256 prompts with a continuation each."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___ScoreItem] | None = ...,
+        adapter: _builtins.str = ...,
+        include_token_logprobs: _builtins.bool = ...,
+        priority: Global___Priority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "include_token_logprobs", b"include_token_logprobs", "items", b"items", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
+
+@_typing.final
+class ScoreItem(_message.Message):
+    """ScoreItem is a continuation under a prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CONTINUATION_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """text is taken as it is, 1 to 65,536 characters."""
+    continuation: _builtins.str
+    """continuation is what is scored, 1 to 65,536 characters; tokenised by
+    itself, without special tokens.
+    """
+    @_builtins.property
+    def chat(self) -> Global___ChatPrompt:
+        """chat is a conversation, rendered with the model's chat template."""
+
+    def __init__(
+        self,
+        *,
+        chat: Global___ChatPrompt | None = ...,
+        text: _builtins.str = ...,
+        continuation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "prompt", b"prompt", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "continuation", b"continuation", "prompt", b"prompt", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["chat", "text"]  # noqa: Y015
+    _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
+
+Global___ScoreItem: _TypeAlias = ScoreItem  # noqa: Y015
+
+@_typing.final
+class ScoreResponse(_message.Message):
+    """ScoreResponse carries likelihoods."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORES_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContinuationScore]:
+        """scores are those of the items, in order."""
+
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """usage counts the tokens of prompts and continuations as input."""
+
+    @_builtins.property
+    def lineage(self) -> _common_pb2.Lineage:
+        """lineage names the weights."""
+
+    def __init__(
+        self,
+        *,
+        scores: _abc.Iterable[Global___ContinuationScore] | None = ...,
+        usage: _common_pb2.Usage | None = ...,
+        lineage: _common_pb2.Lineage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "scores", b"scores", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
+
+@_typing.final
+class ContinuationScore(_message.Message):
+    """ContinuationScore is the likelihood of one continuation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUM_LOGPROB_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    GREEDY_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    sum_logprob: _builtins.float
+    """sum_logprob is the sum of the tokens' logprobs in nats, at most 0."""
+    num_tokens: _builtins.int
+    """num_tokens is the continuation's length, 1 or more."""
+    greedy: _builtins.bool
+    """greedy says that each token was the likeliest at its position."""
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
+        """tokens are the continuation's tokens, if asked for."""
+
+    def __init__(
+        self,
+        *,
+        sum_logprob: _builtins.float = ...,
+        num_tokens: _builtins.int = ...,
+        greedy: _builtins.bool = ...,
+        tokens: _abc.Iterable[Global___TokenLogprob] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["greedy", b"greedy", "num_tokens", b"num_tokens", "sum_logprob", b"sum_logprob", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContinuationScore: _TypeAlias = ContinuationScore  # noqa: Y015
+
+@_typing.final
+class SampleRequest(_message.Message):
+    """SampleRequest asks for several answers to one prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    NUM_SAMPLES_FIELD_NUMBER: _builtins.int
+    num_samples: _builtins.int
+    """num_samples is how many to draw, 2 to 16; 0 means 5."""
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """request is what Generate takes, except that an unset temperature means 1
+        and 0 is refused. A seed fixes all samples.
+        """
+
+    def __init__(
+        self,
+        *,
+        request: Global___GenerateRequest | None = ...,
+        num_samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_samples", b"num_samples", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleRequest: _TypeAlias = SampleRequest  # noqa: Y015
+
+@_typing.final
+class SampleResponse(_message.Message):
+    """SampleResponse carries the answers and how far they disagree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    NUM_CLUSTERS_FIELD_NUMBER: _builtins.int
+    SEMANTIC_ENTROPY_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
+    num_clusters: _builtins.int
+    """num_clusters is the number of groups of answers that say the same."""
+    semantic_entropy: _builtins.float
+    """semantic_entropy is the entropy over the groups in nats, 0 if all say the
+    same, at most the logarithm of the number of samples. Each sample counts
+    the same.
+    """
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledText]:
+        """samples are the answers, in the order of their seeds."""
+
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """usage counts the tokens of all samples."""
+
+    @_builtins.property
+    def lineage(self) -> _common_pb2.Lineage:
+        """lineage names the weights."""
+
+    def __init__(
+        self,
+        *,
+        samples: _abc.Iterable[Global___SampledText] | None = ...,
+        num_clusters: _builtins.int = ...,
+        semantic_entropy: _builtins.float = ...,
+        usage: _common_pb2.Usage | None = ...,
+        lineage: _common_pb2.Lineage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "num_clusters", b"num_clusters", "samples", b"samples", "semantic_entropy", b"semantic_entropy", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleResponse: _TypeAlias = SampleResponse  # noqa: Y015
+
+@_typing.final
+class SampledText(_message.Message):
+    """SampledText is one of several answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """text is the answer."""
+    cluster: _builtins.int
+    """cluster numbers the group, from 0, in order of first appearance."""
+    mean_logprob: _builtins.float
+    """mean_logprob is the mean of its tokens' logprobs, at most 0."""
+    finish_reason: Global___FinishReason.ValueType
+    """finish_reason tells why it ended."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        cluster: _builtins.int = ...,
+        mean_logprob: _builtins.float = ...,
+        finish_reason: Global___FinishReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "finish_reason", b"finish_reason", "mean_logprob", b"mean_logprob", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampledText: _TypeAlias = SampledText  # noqa: Y015
+
+@_typing.final
+class LoadAdapterRequest(_message.Message):
+    """LoadAdapterRequest names an adapter on disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is the name of its folder: letters, digits, '.', '_' and '-', 1 to 64."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadAdapterRequest: _TypeAlias = LoadAdapterRequest  # noqa: Y015
+
+@_typing.final
+class LoadAdapterResponse(_message.Message):
+    """LoadAdapterResponse tells what is loaded now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    REPLACED_SHA256_FIELD_NUMBER: _builtins.int
+    replaced_sha256: _builtins.str
+    """replaced_sha256 is the hash of the version before; empty where there was
+    none.
+    """
+    @_builtins.property
+    def adapter(self) -> Global___Adapter:
+        """adapter is what new calls get from now on."""
+
+    def __init__(
+        self,
+        *,
+        adapter: Global___Adapter | None = ...,
+        replaced_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "replaced_sha256", b"replaced_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadAdapterResponse: _TypeAlias = LoadAdapterResponse  # noqa: Y015
+
+@_typing.final
+class UnloadAdapterRequest(_message.Message):
+    """UnloadAdapterRequest names a loaded adapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is what requests call it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadAdapterRequest: _TypeAlias = UnloadAdapterRequest  # noqa: Y015
+
+@_typing.final
+class UnloadAdapterResponse(_message.Message):
+    """UnloadAdapterResponse says that new calls no longer find the adapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadAdapterResponse: _TypeAlias = UnloadAdapterResponse  # noqa: Y015
 
 @_typing.final
 class ListAdaptersRequest(_message.Message):
@@ -533,6 +1195,7 @@ class Adapter(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     NUM_PARAMETERS_FIELD_NUMBER: _builtins.int
+    NUM_SEQUENCES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is what requests call it."""
     sha256: _builtins.str
@@ -541,6 +1204,10 @@ class Adapter(_message.Message):
     """rank is the rank of its low-rank matrices."""
     num_parameters: _builtins.int
     """num_parameters is the number of its weights."""
+    num_sequences: _builtins.int
+    """num_sequences is how many sequences run on it at this moment, older
+    versions not counted.
+    """
     def __init__(
         self,
         *,
@@ -548,10 +1215,11 @@ class Adapter(_message.Message):
         sha256: _builtins.str = ...,
         rank: _builtins.int = ...,
         num_parameters: _builtins.int = ...,
+        num_sequences: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "num_parameters", b"num_parameters", "rank", b"rank", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "num_parameters", b"num_parameters", "num_sequences", b"num_sequences", "rank", b"rank", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -583,13 +1251,23 @@ class GetModelResponse(_message.Message):
     LINEAGE_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
     max_context_tokens: _builtins.int
     """max_context_tokens is the most tokens of prompt and output together."""
     precision: _builtins.str
     """precision is the number format of the weights, for example "bfloat16"."""
+    backend: _builtins.str
+    """backend is what runs the model: "torch", "transformers" or "openai"."""
     @_builtins.property
     def lineage(self) -> _common_pb2.Lineage:
         """lineage names the base model and the hash of its weights."""
+
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """features are what it can do, of "adapters", "blending", "entropy" and
+        "scoring".
+        """
 
     def __init__(
         self,
@@ -597,10 +1275,12 @@ class GetModelResponse(_message.Message):
         lineage: _common_pb2.Lineage | None = ...,
         max_context_tokens: _builtins.int = ...,
         precision: _builtins.str = ...,
+        backend: _builtins.str = ...,
+        features: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "max_context_tokens", b"max_context_tokens", "precision", b"precision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "features", b"features", "lineage", b"lineage", "max_context_tokens", b"max_context_tokens", "precision", b"precision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,26 @@ class GeneratorServiceStub:
                 request_serializer=tandem_dot_v1_dot_generator__service__pb2.StreamGenerateRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_generator__service__pb2.StreamGenerateResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/tandem.v1.GeneratorService/Score',
+                request_serializer=tandem_dot_v1_dot_generator__service__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_generator__service__pb2.ScoreResponse.FromString,
+                _registered_method=True)
+        self.Sample = channel.unary_unary(
+                '/tandem.v1.GeneratorService/Sample',
+                request_serializer=tandem_dot_v1_dot_generator__service__pb2.SampleRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_generator__service__pb2.SampleResponse.FromString,
+                _registered_method=True)
+        self.LoadAdapter = channel.unary_unary(
+                '/tandem.v1.GeneratorService/LoadAdapter',
+                request_serializer=tandem_dot_v1_dot_generator__service__pb2.LoadAdapterRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_generator__service__pb2.LoadAdapterResponse.FromString,
+                _registered_method=True)
+        self.UnloadAdapter = channel.unary_unary(
+                '/tandem.v1.GeneratorService/UnloadAdapter',
+                request_serializer=tandem_dot_v1_dot_generator__service__pb2.UnloadAdapterRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_generator__service__pb2.UnloadAdapterResponse.FromString,
+                _registered_method=True)
         self.ListAdapters = channel.unary_unary(
                 '/tandem.v1.GeneratorService/ListAdapters',
                 request_serializer=tandem_dot_v1_dot_generator__service__pb2.ListAdaptersRequest.SerializeToString,
@@ -65,10 +85,12 @@ class GeneratorServiceServicer:
 
     def Generate(self, request, context):
         """Generate returns the whole text at once. Fails with INVALID_ARGUMENT for
-        a faulty request or a prompt longer than the model's context, NOT_FOUND
-        for an adapter that is not loaded, RESOURCE_EXHAUSTED with RetryInfo when
-        the queue is full, UNAVAILABLE while the model is loading or the service
-        is draining.
+        a faulty request (reason PROMPT_TOO_LONG for a prompt longer than the
+        model's context), NOT_FOUND for an adapter that is not loaded,
+        FAILED_PRECONDITION for what the configured backend cannot do (reason
+        UNSUPPORTED_BY_BACKEND), RESOURCE_EXHAUSTED with RetryInfo when the queue
+        is full, UNAVAILABLE while the model is loading or the service is
+        draining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,6 +101,46 @@ class GeneratorServiceServicer:
         deltas, finished last. Never splits a character between two deltas.
         Cancelling the call frees its slot within one step. Fails as Generate
         does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """Score returns the likelihood of given continuations under given prompts,
+        all on the same weights. Fails as Generate does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Sample(self, request, context):
+        """Sample draws several answers to one prompt, groups those that say the
+        same, and returns the entropy over the groups (semantic entropy, arXiv
+        2302.09664). Two answers say the same if, after lower-casing and without
+        punctuation and articles, they are equal or share most of their words.
+        Fails as Generate does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadAdapter(self, request, context):
+        """LoadAdapter loads the caller's tenant's adapter of that name from the
+        adapter folder, or the newer version that lies there now. Sequences that
+        run on an older version finish on it. Needs the role "operator". Fails
+        with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
+        ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED where as many
+        adapters are loaded as may be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadAdapter(self, request, context):
+        """UnloadAdapter takes the adapter from new calls at once; its weights leave
+        the memory when the last sequence that runs on it has ended. Needs the
+        role "operator". Fails with NOT_FOUND where it is not loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,6 +172,26 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
                     servicer.StreamGenerate,
                     request_deserializer=tandem_dot_v1_dot_generator__service__pb2.StreamGenerateRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_generator__service__pb2.StreamGenerateResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=tandem_dot_v1_dot_generator__service__pb2.ScoreRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_generator__service__pb2.ScoreResponse.SerializeToString,
+            ),
+            'Sample': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sample,
+                    request_deserializer=tandem_dot_v1_dot_generator__service__pb2.SampleRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_generator__service__pb2.SampleResponse.SerializeToString,
+            ),
+            'LoadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadAdapter,
+                    request_deserializer=tandem_dot_v1_dot_generator__service__pb2.LoadAdapterRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_generator__service__pb2.LoadAdapterResponse.SerializeToString,
+            ),
+            'UnloadAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadAdapter,
+                    request_deserializer=tandem_dot_v1_dot_generator__service__pb2.UnloadAdapterRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_generator__service__pb2.UnloadAdapterResponse.SerializeToString,
             ),
             'ListAdapters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAdapters,
@@ -178,6 +260,114 @@ class GeneratorService:
             '/tandem.v1.GeneratorService/StreamGenerate',
             tandem_dot_v1_dot_generator__service__pb2.StreamGenerateRequest.SerializeToString,
             tandem_dot_v1_dot_generator__service__pb2.StreamGenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.GeneratorService/Score',
+            tandem_dot_v1_dot_generator__service__pb2.ScoreRequest.SerializeToString,
+            tandem_dot_v1_dot_generator__service__pb2.ScoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sample(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.GeneratorService/Sample',
+            tandem_dot_v1_dot_generator__service__pb2.SampleRequest.SerializeToString,
+            tandem_dot_v1_dot_generator__service__pb2.SampleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.GeneratorService/LoadAdapter',
+            tandem_dot_v1_dot_generator__service__pb2.LoadAdapterRequest.SerializeToString,
+            tandem_dot_v1_dot_generator__service__pb2.LoadAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.GeneratorService/UnloadAdapter',
+            tandem_dot_v1_dot_generator__service__pb2.UnloadAdapterRequest.SerializeToString,
+            tandem_dot_v1_dot_generator__service__pb2.UnloadAdapterResponse.FromString,
             options,
             channel_credentials,
             insecure,

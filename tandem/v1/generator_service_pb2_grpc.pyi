@@ -37,16 +37,42 @@ class GeneratorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> GeneratorServiceAsyncStub: ...
     Generate: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.GenerateRequest, _generator_service_pb2.GenerateResponse]
     """Generate returns the whole text at once. Fails with INVALID_ARGUMENT for
-    a faulty request or a prompt longer than the model's context, NOT_FOUND
-    for an adapter that is not loaded, RESOURCE_EXHAUSTED with RetryInfo when
-    the queue is full, UNAVAILABLE while the model is loading or the service
-    is draining.
+    a faulty request (reason PROMPT_TOO_LONG for a prompt longer than the
+    model's context), NOT_FOUND for an adapter that is not loaded,
+    FAILED_PRECONDITION for what the configured backend cannot do (reason
+    UNSUPPORTED_BY_BACKEND), RESOURCE_EXHAUSTED with RetryInfo when the queue
+    is full, UNAVAILABLE while the model is loading or the service is
+    draining.
     """
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_generator_service_pb2.StreamGenerateRequest, _generator_service_pb2.StreamGenerateResponse]
     """StreamGenerate returns the text as it is produced: started first, then
     deltas, finished last. Never splits a character between two deltas.
     Cancelling the call frees its slot within one step. Fails as Generate
     does.
+    """
+    Score: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.ScoreRequest, _generator_service_pb2.ScoreResponse]
+    """Score returns the likelihood of given continuations under given prompts,
+    all on the same weights. Fails as Generate does.
+    """
+    Sample: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.SampleRequest, _generator_service_pb2.SampleResponse]
+    """Sample draws several answers to one prompt, groups those that say the
+    same, and returns the entropy over the groups (semantic entropy, arXiv
+    2302.09664). Two answers say the same if, after lower-casing and without
+    punctuation and articles, they are equal or share most of their words.
+    Fails as Generate does.
+    """
+    LoadAdapter: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.LoadAdapterRequest, _generator_service_pb2.LoadAdapterResponse]
+    """LoadAdapter loads the caller's tenant's adapter of that name from the
+    adapter folder, or the newer version that lies there now. Sequences that
+    run on an older version finish on it. Needs the role "operator". Fails
+    with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
+    ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED where as many
+    adapters are loaded as may be.
+    """
+    UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadAdapterRequest, _generator_service_pb2.UnloadAdapterResponse]
+    """UnloadAdapter takes the adapter from new calls at once; its weights leave
+    the memory when the last sequence that runs on it has ended. Needs the
+    role "operator". Fails with NOT_FOUND where it is not loaded.
     """
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.ListAdaptersRequest, _generator_service_pb2.ListAdaptersResponse]
     """ListAdapters pages through the adapters that are loaded, by name."""
@@ -62,16 +88,42 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.GenerateRequest, _generator_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generate returns the whole text at once. Fails with INVALID_ARGUMENT for
-    a faulty request or a prompt longer than the model's context, NOT_FOUND
-    for an adapter that is not loaded, RESOURCE_EXHAUSTED with RetryInfo when
-    the queue is full, UNAVAILABLE while the model is loading or the service
-    is draining.
+    a faulty request (reason PROMPT_TOO_LONG for a prompt longer than the
+    model's context), NOT_FOUND for an adapter that is not loaded,
+    FAILED_PRECONDITION for what the configured backend cannot do (reason
+    UNSUPPORTED_BY_BACKEND), RESOURCE_EXHAUSTED with RetryInfo when the queue
+    is full, UNAVAILABLE while the model is loading or the service is
+    draining.
     """
     StreamGenerate: _aio.UnaryStreamMultiCallable[_generator_service_pb2.StreamGenerateRequest, _generator_service_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """StreamGenerate returns the text as it is produced: started first, then
     deltas, finished last. Never splits a character between two deltas.
     Cancelling the call frees its slot within one step. Fails as Generate
     does.
+    """
+    Score: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.ScoreRequest, _generator_service_pb2.ScoreResponse]  # type: ignore[assignment]
+    """Score returns the likelihood of given continuations under given prompts,
+    all on the same weights. Fails as Generate does.
+    """
+    Sample: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.SampleRequest, _generator_service_pb2.SampleResponse]  # type: ignore[assignment]
+    """Sample draws several answers to one prompt, groups those that say the
+    same, and returns the entropy over the groups (semantic entropy, arXiv
+    2302.09664). Two answers say the same if, after lower-casing and without
+    punctuation and articles, they are equal or share most of their words.
+    Fails as Generate does.
+    """
+    LoadAdapter: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.LoadAdapterRequest, _generator_service_pb2.LoadAdapterResponse]  # type: ignore[assignment]
+    """LoadAdapter loads the caller's tenant's adapter of that name from the
+    adapter folder, or the newer version that lies there now. Sequences that
+    run on an older version finish on it. Needs the role "operator". Fails
+    with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
+    ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED where as many
+    adapters are loaded as may be.
+    """
+    UnloadAdapter: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadAdapterRequest, _generator_service_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
+    """UnloadAdapter takes the adapter from new calls at once; its weights leave
+    the memory when the last sequence that runs on it has ended. Needs the
+    role "operator". Fails with NOT_FOUND where it is not loaded.
     """
     ListAdapters: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.ListAdaptersRequest, _generator_service_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """ListAdapters pages through the adapters that are loaded, by name."""
@@ -90,10 +142,12 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generator_service_pb2.GenerateResponse, _abc.Awaitable[_generator_service_pb2.GenerateResponse]]:
         """Generate returns the whole text at once. Fails with INVALID_ARGUMENT for
-        a faulty request or a prompt longer than the model's context, NOT_FOUND
-        for an adapter that is not loaded, RESOURCE_EXHAUSTED with RetryInfo when
-        the queue is full, UNAVAILABLE while the model is loading or the service
-        is draining.
+        a faulty request (reason PROMPT_TOO_LONG for a prompt longer than the
+        model's context), NOT_FOUND for an adapter that is not loaded,
+        FAILED_PRECONDITION for what the configured backend cannot do (reason
+        UNSUPPORTED_BY_BACKEND), RESOURCE_EXHAUSTED with RetryInfo when the queue
+        is full, UNAVAILABLE while the model is loading or the service is
+        draining.
         """
 
     @_abc_1.abstractmethod
@@ -106,6 +160,54 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         deltas, finished last. Never splits a character between two deltas.
         Cancelling the call frees its slot within one step. Fails as Generate
         does.
+        """
+
+    @_abc_1.abstractmethod
+    def Score(
+        self,
+        request: _generator_service_pb2.ScoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.ScoreResponse, _abc.Awaitable[_generator_service_pb2.ScoreResponse]]:
+        """Score returns the likelihood of given continuations under given prompts,
+        all on the same weights. Fails as Generate does.
+        """
+
+    @_abc_1.abstractmethod
+    def Sample(
+        self,
+        request: _generator_service_pb2.SampleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.SampleResponse, _abc.Awaitable[_generator_service_pb2.SampleResponse]]:
+        """Sample draws several answers to one prompt, groups those that say the
+        same, and returns the entropy over the groups (semantic entropy, arXiv
+        2302.09664). Two answers say the same if, after lower-casing and without
+        punctuation and articles, they are equal or share most of their words.
+        Fails as Generate does.
+        """
+
+    @_abc_1.abstractmethod
+    def LoadAdapter(
+        self,
+        request: _generator_service_pb2.LoadAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.LoadAdapterResponse, _abc.Awaitable[_generator_service_pb2.LoadAdapterResponse]]:
+        """LoadAdapter loads the caller's tenant's adapter of that name from the
+        adapter folder, or the newer version that lies there now. Sequences that
+        run on an older version finish on it. Needs the role "operator". Fails
+        with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
+        ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED where as many
+        adapters are loaded as may be.
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadAdapter(
+        self,
+        request: _generator_service_pb2.UnloadAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.UnloadAdapterResponse, _abc.Awaitable[_generator_service_pb2.UnloadAdapterResponse]]:
+        """UnloadAdapter takes the adapter from new calls at once; its weights leave
+        the memory when the last sequence that runs on it has ended. Needs the
+        role "operator". Fails with NOT_FOUND where it is not loaded.
         """
 
     @_abc_1.abstractmethod
