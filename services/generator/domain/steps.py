@@ -90,3 +90,15 @@ class StepResult:
 
     choices: Mapping[int, Choice]
     scores: Mapping[int, tuple[TokenScore, ...]]
+
+
+class NotFinite(ValueError):
+    """Says that the logits after some works of a step are NaN or infinite: weights that overflow have no next token.
+
+    `works` are their indices in Step.works; the step has failed as a whole,
+    but its other works may be computed again without these.
+    """
+
+    def __init__(self, works: Sequence[int] = ()) -> None:
+        self.works = tuple(sorted(set(works)))
+        super().__init__(f"the logits after {len(self.works) or 'some'} works of the step are not finite")
