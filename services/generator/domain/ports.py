@@ -13,6 +13,7 @@ from services.generator.domain.values import (
     Prompt,
     Score,
     ScoreInput,
+    Usage,
 )
 
 
@@ -86,5 +87,8 @@ class Backend(Protocol):
         for a feature that the backend lacks.
         """
 
-    async def score(self, request: ScoreInput) -> tuple[list[Score], int]:
-        """Returns the score of each item, in order, and the number of tokens computed; raises as generate does."""
+    async def score(self, request: ScoreInput) -> tuple[list[Score], Usage]:
+        """Returns the score of each item, in order, and what all cost; prompts and continuations count as input.
+
+        Raises as generate does.
+        """
