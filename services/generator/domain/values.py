@@ -84,8 +84,8 @@ class Adapter:
 
     @property
     def key(self) -> str:
-        """Names these very weights: another version of the adapter has another key, and keys are never reused."""
-        return f"{self.tenant}/{self.name}@{self.sha256}"
+        """Names these very weights at this scale: another version has another key, and keys are never reused."""
+        return f"{self.tenant}/{self.name}@{self.sha256}x{self.scale!r}"
 
 
 class Pin:

@@ -3,8 +3,9 @@
 An adapter is a folder <tenant>/<name>/ in PEFT layout. Checked are the
 configuration, the safetensors header and every shape against the base model,
 so that a damaged or foreign file is refused with its reason and the service
-goes on without it. Files that hold pickles are never opened. No weights are
-read here but to hash them.
+goes on without it. Files that hold pickles are never opened, nor is anything
+outside the tenant's folder, wherever a link points. No weights are read here
+but to hash them.
 """
 
 import hashlib
@@ -12,12 +13,12 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from services.generator.domain import SHARED_TENANT, Adapter
-from tandem.errors import ConfigError, NotFound
+from services.generator.domain import Adapter
+from tandem.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,9 @@ _TENANT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _KEY = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])\.weight")
 _DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 _MAX_HEADER = 8 * 1024 * 1024
+_MAX_CONFIG = 1024 * 1024
 _MAX_RANK = 256
+_MAX_ALPHA = 1_000_000
 _UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -37,29 +40,6 @@ Shapes = Mapping[str, tuple[int, int]]
 
 class AdapterRefused(Exception):
     """Says why an adapter on disk is not loaded."""
-
-
-class Registry:
-    """Holds the adapters that passed the checks, and shows each caller its own."""
-
-    def __init__(self, adapters: Sequence[Adapter] = ()) -> None:
-        self._adapters = {(adapter.tenant, adapter.name): adapter for adapter in adapters}
-
-    def __len__(self) -> int:
-        return len(self._adapters)
-
-    def find(self, name: str, *, tenant: str) -> Adapter:
-        """Returns the tenant's adapter of that name, else the shared one; raises NotFound."""
-        found = self._adapters.get((tenant, name)) or self._adapters.get((SHARED_TENANT, name))
-        if found is None:
-            raise NotFound("no such adapter is loaded", metadata={"adapter": name})
-        return found
-
-    def visible(self, tenant: str) -> list[Adapter]:
-        """Returns what the tenant may use, by name; its own adapter hides a shared one of the same name."""
-        shown = {a.name: a for a in self._adapters.values() if a.tenant == SHARED_TENANT}
-        shown |= {a.name: a for a in self._adapters.values() if a.tenant == tenant}
-        return [shown[name] for name in sorted(shown)]
 
 
 def scan(folder: Path, shapes: Shapes, *, max_adapters: int) -> tuple[list[Adapter], int]:
@@ -82,20 +62,41 @@ def scan(folder: Path, shapes: Shapes, *, max_adapters: int) -> tuple[list[Adapt
     return good, refused
 
 
+def locate(root: Path, *, tenant: str, name: str) -> Path | None:
+    """Returns where the tenant's adapter of that name would lie; None where the names are none or no folder is there.
+
+    What a name or a link could reach outside the tenant's folder counts as not there.
+    """
+    if not _TENANT.fullmatch(tenant) or not _NAME.fullmatch(name):
+        return None
+    folder = root / tenant / name
+    try:
+        inside = folder.resolve(strict=True) == root.resolve(strict=True) / tenant / name
+    except (OSError, RuntimeError):  # not there, or links in a circle
+        return None
+    return folder if inside and folder.is_dir() else None
+
+
 def verify(folder: Path, shapes: Shapes) -> Adapter:
-    """Returns the adapter in the folder; raises AdapterRefused unless every check passes."""
+    """Returns the adapter in the folder <root>/<tenant>/<name>; raises AdapterRefused unless every check passes."""
     tenant, name = folder.parent.name, folder.name
     if not _TENANT.fullmatch(tenant) or not _NAME.fullmatch(name):
         raise AdapterRefused("names are letters, digits, '.', '_' and '-', at most 64")
+    if locate(folder.parent.parent, tenant=tenant, name=name) is None:
+        raise AdapterRefused("its folder is a link")
     weights = folder / WEIGHTS
     if not weights.is_file():
         pickles = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl"))
         raise AdapterRefused(f"only safetensors are loaded, not {pickles[0]}" if pickles else f"{WEIGHTS} is missing")
+    for path in (weights, folder / CONFIG):
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise AdapterRefused(f"{path.name} is a link that leads out of the folder")
     rank, scale = _configuration(folder / CONFIG)
     try:
         header = _header(weights)
         num_parameters = _check_tensors(header, rank, shapes)
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        with weights.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise AdapterRefused(f"{WEIGHTS} cannot be read: {error.strerror}") from error
     return Adapter(
@@ -112,8 +113,11 @@ def verify(folder: Path, shapes: Shapes) -> Adapter:
 def _configuration(path: Path) -> tuple[int, float]:
     """Returns rank and scale."""
     try:
+        # Only a file of a sane size is opened: a pipe of that name would never end.
+        if not path.is_file() or path.stat().st_size > _MAX_CONFIG:
+            raise AdapterRefused(f"{CONFIG} cannot be read")
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterRefused(f"{CONFIG} cannot be read") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise AdapterRefused(f"{CONFIG} does not describe a LoRA adapter")
@@ -124,8 +128,8 @@ def _configuration(path: Path) -> tuple[int, float]:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= _MAX_RANK:
         raise AdapterRefused(f"r is not a number from 1 to {_MAX_RANK}")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise AdapterRefused("lora_alpha is not a number")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not -_MAX_ALPHA <= alpha <= _MAX_ALPHA:
+        raise AdapterRefused(f"lora_alpha is not a number from -{_MAX_ALPHA:,} to {_MAX_ALPHA:,}")
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
@@ -138,7 +142,7 @@ def _header(path: Path) -> dict[str, Any]:
             raise AdapterRefused("the safetensors header is damaged")
         try:
             header = json.loads(stream.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AdapterRefused("the safetensors header is damaged") from error
     if not isinstance(header, dict):
         raise AdapterRefused("the safetensors header is damaged")
@@ -160,7 +164,7 @@ def _offset(tensor: Any) -> int:
         shape = tensor["shape"]
     except (KeyError, TypeError, ValueError) as error:
         raise AdapterRefused("the safetensors header is damaged") from error
-    if not all(isinstance(number, int) and number >= 0 for number in (begin, end, *shape)):
+    if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in (begin, end, *shape)):
         raise AdapterRefused("the safetensors header is damaged")
     return int(begin)
 

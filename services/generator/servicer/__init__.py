@@ -1,0 +1,5 @@
+"""GeneratorService: requests are checked and converted, a backend is called, results are converted back."""
+
+from services.generator.servicer.servicer import GeneratorServicer
+
+__all__ = ["GeneratorServicer"]

@@ -1,0 +1,130 @@
+"""Turns the domain's events, scores and adapters into the contract's messages."""
+
+from collections.abc import Iterable
+
+from services.generator.domain import (
+    Adapter,
+    Finished,
+    FinishReason,
+    Lineage,
+    ModelInfo,
+    Pin,
+    Score,
+    Started,
+    StreamCost,
+    Token,
+    Usage,
+)
+from tandem.v1 import common_pb2
+from tandem.v1 import generator_service_pb2 as pb
+
+REASONS = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
+
+
+def started(event: Started) -> pb.StreamGenerateResponse:
+    """Returns the message that opens a stream."""
+    opened = pb.GenerationStarted(lineage=lineage(event.lineage), input_tokens=event.input_tokens)
+    return pb.StreamGenerateResponse(started=opened)
+
+
+def delta(text: str, tokens: Iterable[Token] = ()) -> pb.StreamGenerateResponse:
+    """Returns the message of a piece of text."""
+    piece = pb.GenerationDelta(text=text, tokens=[token_logprob(token) for token in tokens])
+    return pb.StreamGenerateResponse(delta=piece)
+
+
+def finished(event: Finished) -> pb.GenerationFinished:
+    """Returns how a sequence ended, and what it cost."""
+    confidence = event.confidence
+    message = pb.GenerationFinished(
+        finish_reason=REASONS[event.reason],
+        usage=usage(event.usage),
+        lineage=lineage(event.lineage),
+        mean_logprob=confidence.mean_logprob,
+        min_logprob=confidence.min_logprob,
+        mean_entropy=confidence.mean_entropy,
+        max_entropy=confidence.max_entropy,
+        mean_margin=confidence.mean_margin,
+        min_margin=confidence.min_margin,
+        streams=[_stream_cost(stream) for stream in event.streams],
+    )
+    stages = (("queue", event.queue_seconds), ("prefill", event.prefill_seconds), ("decode", event.decode_seconds))
+    for stage, seconds in stages:
+        timing = message.timings.add(stage=stage)
+        timing.duration.FromNanoseconds(max(0, round(seconds * 1e9)))
+    return message
+
+
+def score(item: Score, *, with_tokens: bool) -> pb.ContinuationScore:
+    """Returns the likelihood of one continuation."""
+    return pb.ContinuationScore(
+        sum_logprob=item.sum_logprob,
+        num_tokens=len(item.tokens),
+        greedy=item.greedy,
+        tokens=[token_logprob(token) for token in item.tokens] if with_tokens else [],
+    )
+
+
+def token_logprob(token: Token) -> pb.TokenLogprob:
+    """Returns a token with what is told of it."""
+    return pb.TokenLogprob(
+        token_id=token.token_id,
+        token=token.text,
+        logprob=token.logprob,
+        entropy=token.entropy,
+        alternatives=[
+            pb.TokenAlternative(token_id=other.token_id, token=other.text, logprob=other.logprob)
+            for other in token.alternatives
+        ],
+    )
+
+
+def usage(count: Usage) -> common_pb2.Usage:
+    """Returns the counts of tokens."""
+    return common_pb2.Usage(
+        input_tokens=count.input_tokens,
+        output_tokens=count.output_tokens,
+        cached_tokens=count.cached_tokens,
+        computed_tokens=count.computed_tokens,
+    )
+
+
+def lineage(names: Lineage) -> common_pb2.Lineage:
+    """Returns the weights that an output came from."""
+    return common_pb2.Lineage(
+        model=names.model,
+        model_sha256=names.model_sha256,
+        adapter=names.adapter,
+        adapter_sha256=names.adapter_sha256,
+    )
+
+
+def lineage_of(model: ModelInfo, pin: Pin | None = None) -> common_pb2.Lineage:
+    """Returns the base model's lineage, with the pinned adapter's if there is one."""
+    adapter = pin.adapter if pin is not None else None
+    return common_pb2.Lineage(
+        model=model.name,
+        model_sha256=model.sha256,
+        adapter=adapter.name if adapter else "",
+        adapter_sha256=adapter.sha256 if adapter else "",
+    )
+
+
+def adapter(known: Adapter, *, num_sequences: int) -> pb.Adapter:
+    """Returns the description of an adapter."""
+    return pb.Adapter(
+        name=known.name,
+        sha256=known.sha256,
+        rank=known.rank,
+        num_parameters=known.num_parameters,
+        num_sequences=num_sequences,
+    )
+
+
+def _stream_cost(stream: StreamCost) -> pb.StreamCost:
+    return pb.StreamCost(
+        lineage=lineage(stream.lineage),
+        weight=stream.weight,
+        input_tokens=stream.input_tokens,
+        cached_tokens=stream.cached_tokens,
+    )

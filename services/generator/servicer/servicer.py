@@ -1,0 +1,204 @@
+"""GeneratorService's methods: check, call, convert."""
+
+import base64
+import binascii
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from services.generator.domain import Backend, Delta, Event, Feature, Finished, GenerateInput, Pin, Started
+from services.generator.engine import meaning
+from services.generator.registry import Registry
+from services.generator.servicer import checks, requests, responses
+from tandem.errors import FailedPrecondition, InvalidInput
+from tandem.rpc import call
+from tandem.security import Principal
+from tandem.v1 import generator_service_pb2 as pb
+from tandem.v1 import generator_service_pb2_grpc
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Is what calls are served with; `kind` is the backend's name in the contract."""
+
+    backend: Backend
+    registry: Registry
+    kind: str
+
+
+class GeneratorServicer(generator_service_pb2_grpc.GeneratorServiceServicer):
+    """Serves what a backend can do; `adopt` gives it the backend once the model is there.
+
+    Between taking a request's pins and handing them to the backend no method
+    waits, so that no caller who leaves can leave a pin behind.
+    """
+
+    def __init__(self) -> None:
+        self._adopted: Parts | None = None
+
+    def adopt(self, parts: Parts) -> None:
+        """Takes what calls are served with; the server lets no call in before."""
+        self._adopted = parts
+
+    async def Generate(self, request: pb.GenerateRequest, context: _Context) -> pb.GenerateResponse:
+        """Returns the whole text at once."""
+        wanted = self._generate_input(request)
+        response = pb.GenerateResponse()
+        pieces: list[str] = []
+        async with aclosing(self._parts.backend.generate(wanted)) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    pieces.append(event.text)
+                    if request.include_token_logprobs:
+                        response.tokens.append(responses.token_logprob(event.token))
+                elif isinstance(event, Finished):
+                    pieces.append(event.tail)
+                    response.finished.CopyFrom(responses.finished(event))
+        response.text = "".join(pieces)
+        return response
+
+    async def StreamGenerate(
+        self, request: pb.StreamGenerateRequest, context: _Context
+    ) -> AsyncIterator[pb.StreamGenerateResponse]:
+        """Yields started, deltas and finished."""
+        wanted = self._generate_input(request.request, within="request.")
+        with_tokens = request.request.include_token_logprobs
+        async with aclosing(self._parts.backend.generate(wanted)) as events:
+            async for event in events:
+                if isinstance(event, Started):
+                    yield responses.started(event)
+                elif isinstance(event, Delta):
+                    if event.text or with_tokens:
+                        yield responses.delta(event.text, [event.token] if with_tokens else [])
+                else:
+                    if event.tail:
+                        yield responses.delta(event.tail)
+                    yield pb.StreamGenerateResponse(finished=responses.finished(event))
+
+    async def Score(self, request: pb.ScoreRequest, context: _Context) -> pb.ScoreResponse:
+        """Returns the likelihood of each continuation."""
+        caller = call.require_role("user")
+        requests.refuse(checks.score(request))
+        wanted = requests.score_input(request, tenant=caller.tenant, pin=self._take_pin(caller))
+        scores, usage = await self._parts.backend.score(wanted)
+        return pb.ScoreResponse(
+            scores=[responses.score(item, with_tokens=request.include_token_logprobs) for item in scores],
+            usage=responses.usage(usage),
+            lineage=responses.lineage_of(self._parts.backend.model, wanted.pin),
+        )
+
+    async def Sample(self, request: pb.SampleRequest, context: _Context) -> pb.SampleResponse:
+        """Returns several answers and how far they disagree."""
+        caller = call.require_role("user")
+        vocabulary_size = self._parts.backend.model.vocabulary_size
+        requests.refuse(checks.sample(request, vocabulary_size=vocabulary_size))
+        wanted = requests.sample_inputs(request, tenant=caller.tenant, pin=self._take_pin(caller))
+        async with _Handing(self._parts.backend, wanted) as backend:
+            drawn = await meaning.sample(backend, wanted)
+        return responses.samples(drawn)
+
+    async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: _Context) -> pb.LoadAdapterResponse:
+        """Loads the version of an adapter that lies in the caller's tenant's folder now."""
+        caller = self._operator()
+        loaded = await self._parts.registry.load(request.name, tenant=caller.tenant)
+        return pb.LoadAdapterResponse(
+            adapter=responses.adapter(loaded.adapter, num_sequences=self._parts.registry.num_pins(loaded.adapter)),
+            replaced_sha256=loaded.before.sha256 if loaded.before else "",
+        )
+
+    async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: _Context) -> pb.UnloadAdapterResponse:
+        """Takes an adapter from new calls."""
+        caller = self._operator()
+        self._parts.registry.unload(request.name, tenant=caller.tenant)
+        return pb.UnloadAdapterResponse()
+
+    async def ListAdapters(self, request: pb.ListAdaptersRequest, context: _Context) -> pb.ListAdaptersResponse:
+        """Returns a page of the adapters that the caller's tenant may use."""
+        caller = call.require_role("user", "operator")
+        registry = self._parts.registry
+        if not 0 <= request.page_size <= 1000:
+            raise InvalidInput.of("page_size", "must be from 0 to 1,000")
+        after = _read_page_token(request.page_token)
+        adapters = [adapter for adapter in registry.visible(caller.tenant) if adapter.name > after]
+        page = adapters[: request.page_size or 100]
+        return pb.ListAdaptersResponse(
+            adapters=[responses.adapter(known, num_sequences=registry.num_pins(known)) for known in page],
+            next_page_token=_page_token(page[-1].name) if len(adapters) > len(page) else "",
+        )
+
+    async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
+        """Returns the description of the base model."""
+        call.require_role("user", "operator")
+        backend = self._parts.backend
+        return pb.GetModelResponse(
+            lineage=responses.lineage_of(backend.model),
+            max_context_tokens=backend.model.max_context_tokens,
+            precision=backend.model.precision,
+            backend=self._parts.kind,
+            features=sorted(feature.value for feature in backend.features),
+        )
+
+    @property
+    def _parts(self) -> Parts:
+        if self._adopted is None:
+            raise RuntimeError("a call came in before the model was loaded")
+        return self._adopted
+
+    def _generate_input(self, request: pb.GenerateRequest, *, within: str = "") -> GenerateInput:
+        caller = call.require_role("user")
+        vocabulary_size = self._parts.backend.model.vocabulary_size
+        requests.refuse(checks.generate(request, vocabulary_size=vocabulary_size), within=within)
+        return requests.generate_input(request, tenant=caller.tenant, pin=self._take_pin(caller))
+
+    def _take_pin(self, caller: Principal) -> requests.TakePin:
+        return lambda name: self._parts.registry.pin(name, tenant=caller.tenant)
+
+    def _operator(self) -> Principal:
+        caller = call.require_role("operator")
+        if Feature.ADAPTERS not in self._parts.backend.features:
+            raise FailedPrecondition(
+                "the configured backend has no adapters of its own", reason="UNSUPPORTED_BY_BACKEND"
+            )
+        return caller
+
+
+class _Handing:
+    """Hands several requests to a backend one by one, and releases the pins of those that it never got.
+
+    Sequences are started by tasks of their own, and a task that is cancelled
+    before its first step never reaches the backend.
+    """
+
+    def __init__(self, backend: Backend, wanted: Iterable[GenerateInput]) -> None:
+        self._backend = backend
+        self._held: set[Pin] = {pin for one in wanted for pin in one.pins}
+
+    async def __aenter__(self) -> "_Handing":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for pin in self._held:
+            pin.release()
+
+    async def generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
+        """Does what the backend's does; the backend has the pins from the first event that is asked for."""
+        async with aclosing(self._backend.generate(request)) as events:
+            self._held.difference_update(request.pins)
+            async for event in events:
+                yield event
+
+
+def _page_token(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def _read_page_token(token: str) -> str:
+    try:
+        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise InvalidInput.of("page_token", "is not a token that this method returned") from error
