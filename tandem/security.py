@@ -15,15 +15,15 @@ from typing import Protocol
 
 from tandem.errors import ConfigError, Unauthenticated
 
-ROLES = ("user", "editor", "auditor", "service")
+ROLES = ("user", "editor", "auditor", "operator", "service")
 
 
 @dataclass(frozen=True)
 class Principal:
     """Is a caller whose identity is proven.
 
-    Roles are "user" (ask, search, embed, generate), "editor" (ingest, delete), "auditor" (audit records) and "service"
-    (may speak for another principal).
+    Roles are "user" (ask, search, embed, generate), "editor" (ingest, delete), "auditor" (audit records), "operator"
+    (load and unload the tenant's adapters) and "service" (may speak for another principal).
     """
 
     subject: str

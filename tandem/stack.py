@@ -21,7 +21,7 @@ DEFAULT_PORT = 7700
 _METRICS_OFFSET = 2000
 DEVELOPER = {
     "dev": Principal(
-        subject="dev", tenant="default", groups=frozenset(), roles=frozenset({"user", "editor", "auditor"})
+        subject="dev", tenant="default", groups=frozenset(), roles=frozenset({"user", "editor", "auditor", "operator"})
     )
 }
 

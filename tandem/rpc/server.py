@@ -44,11 +44,16 @@ class Service:
 
 @dataclass(frozen=True)
 class App:
-    """Is what a process serves: `start` loads and warms, `stop` lets go; stop runs even when start failed."""
+    """Is what a process serves: `start` loads and warms, `stop` lets go; stop runs even when start failed.
+
+    An app that finds that it can serve no longer sets `failed`: health tells
+    so, calls are refused, and the process ends, to be started anew.
+    """
 
     services: Sequence[Service]
     start: Callable[[], Awaitable[None]] = _nothing
     stop: Callable[[], Awaitable[None]] = _nothing
+    failed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class _Health(health.aio.HealthServicer):
@@ -90,6 +95,8 @@ class _Readiness:
     servicer: _Health = field(default_factory=_Health)
 
     async def become(self, state: str, app: App) -> None:
+        if state == "ready" and app.failed.is_set():
+            return
         self.state = state
         if state == "draining":
             await self.servicer.end()
@@ -140,14 +147,21 @@ async def _main(
             if not await _start(app, readiness, stopping):
                 return 0 if stopping.is_set() else 1
             log.info("ready", extra={"address": address})
-            await stopping.wait()
+            await _either(stopping, app.failed)
             log.info("draining", extra={"drain_seconds": config.drain_seconds})
             await readiness.become("draining", app)
             await server.stop(config.drain_seconds)
         log.info("stopped")
-        return 0
+        return 1 if app.failed.is_set() else 0
     finally:
         telemetry.close()
+
+
+async def _either(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 def _check_address(address: str) -> None:
@@ -203,11 +217,20 @@ async def _bound(
     except RuntimeError as error:
         raise ConfigError(f"cannot listen on {config.listen}: is another process using the port?") from error
     await server.start()
+    watching = asyncio.create_task(_watch(app, readiness), name="watch the app")
     try:
         yield server, readiness, f"{config.listen.rpartition(':')[0]}:{port}"
     finally:
+        watching.cancel()
         await server.stop(0)
         await app.stop()
+
+
+async def _watch(app: App, readiness: _Readiness) -> None:
+    await app.failed.wait()
+    log.error("the service can serve no longer")
+    if readiness.state != "draining":
+        await readiness.become("failed", app)
 
 
 @asynccontextmanager

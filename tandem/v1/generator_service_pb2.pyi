@@ -1072,7 +1072,7 @@ class LoadAdapterResponse(_message.Message):
     REPLACED_SHA256_FIELD_NUMBER: _builtins.int
     replaced_sha256: _builtins.str
     """replaced_sha256 is the hash of the version before; empty where there was
-    none.
+    none, that of adapter where these very weights were loaded already.
     """
     @_builtins.property
     def adapter(self) -> Global___Adapter:
@@ -1205,8 +1205,8 @@ class Adapter(_message.Message):
     num_parameters: _builtins.int
     """num_parameters is the number of its weights."""
     num_sequences: _builtins.int
-    """num_sequences is how many sequences run on it at this moment, older
-    versions not counted.
+    """num_sequences is how many sequences wait for it or run on it at this
+    moment, older versions not counted.
     """
     def __init__(
         self,

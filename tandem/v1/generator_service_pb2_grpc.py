@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class GeneratorServiceStub:
     """GeneratorService generates text. Sequences of different callers and
-    adapters run in one batch without touching one another.
+    adapters run in one batch without touching one another. All prompts and
+    continuations of one request are at most 1,048,576 characters together.
     """
 
     def __init__(self, channel):
@@ -80,7 +81,8 @@ class GeneratorServiceStub:
 
 class GeneratorServiceServicer:
     """GeneratorService generates text. Sequences of different callers and
-    adapters run in one batch without touching one another.
+    adapters run in one batch without touching one another. All prompts and
+    continuations of one request are at most 1,048,576 characters together.
     """
 
     def Generate(self, request, context):
@@ -130,8 +132,9 @@ class GeneratorServiceServicer:
         adapter folder, or the newer version that lies there now. Sequences that
         run on an older version finish on it. Needs the role "operator". Fails
         with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
-        ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED where as many
-        adapters are loaded as may be.
+        ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED (reason
+        TOO_MANY_ADAPTERS) where as many adapters are in memory as may be; with
+        RetryInfo where some of them leave when their sequences end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,7 +216,8 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class GeneratorService:
     """GeneratorService generates text. Sequences of different callers and
-    adapters run in one batch without touching one another.
+    adapters run in one batch without touching one another. All prompts and
+    continuations of one request are at most 1,048,576 characters together.
     """
 
     @staticmethod

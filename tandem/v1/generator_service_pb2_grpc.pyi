@@ -28,7 +28,8 @@ GRPC_VERSION: str
 
 class GeneratorServiceStub:
     """GeneratorService generates text. Sequences of different callers and
-    adapters run in one batch without touching one another.
+    adapters run in one batch without touching one another. All prompts and
+    continuations of one request are at most 1,048,576 characters together.
     """
 
     @_typing.overload
@@ -66,8 +67,9 @@ class GeneratorServiceStub:
     adapter folder, or the newer version that lies there now. Sequences that
     run on an older version finish on it. Needs the role "operator". Fails
     with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
-    ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED where as many
-    adapters are loaded as may be.
+    ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED (reason
+    TOO_MANY_ADAPTERS) where as many adapters are in memory as may be; with
+    RetryInfo where some of them leave when their sequences end.
     """
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadAdapterRequest, _generator_service_pb2.UnloadAdapterResponse]
     """UnloadAdapter takes the adapter from new calls at once; its weights leave
@@ -82,7 +84,8 @@ class GeneratorServiceStub:
 @_typing.type_check_only
 class GeneratorServiceAsyncStub(GeneratorServiceStub):
     """GeneratorService generates text. Sequences of different callers and
-    adapters run in one batch without touching one another.
+    adapters run in one batch without touching one another. All prompts and
+    continuations of one request are at most 1,048,576 characters together.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -117,8 +120,9 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     adapter folder, or the newer version that lies there now. Sequences that
     run on an older version finish on it. Needs the role "operator". Fails
     with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
-    ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED where as many
-    adapters are loaded as may be.
+    ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED (reason
+    TOO_MANY_ADAPTERS) where as many adapters are in memory as may be; with
+    RetryInfo where some of them leave when their sequences end.
     """
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadAdapterRequest, _generator_service_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
     """UnloadAdapter takes the adapter from new calls at once; its weights leave
@@ -132,7 +136,8 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
 
 class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
     """GeneratorService generates text. Sequences of different callers and
-    adapters run in one batch without touching one another.
+    adapters run in one batch without touching one another. All prompts and
+    continuations of one request are at most 1,048,576 characters together.
     """
 
     @_abc_1.abstractmethod
@@ -195,8 +200,9 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         adapter folder, or the newer version that lies there now. Sequences that
         run on an older version finish on it. Needs the role "operator". Fails
         with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
-        ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED where as many
-        adapters are loaded as may be.
+        ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED (reason
+        TOO_MANY_ADAPTERS) where as many adapters are in memory as may be; with
+        RetryInfo where some of them leave when their sequences end.
         """
 
     @_abc_1.abstractmethod

@@ -1,6 +1,7 @@
 """A whole service process around the scripted peer, for tests of tandem.rpc.server.run.
 
-`ECHO_LOAD_SECONDS` is how long it takes to load; a text of the form "sleep 0.5" takes that long to embed.
+`ECHO_LOAD_SECONDS` is how long it takes to load; a text of the form "sleep 0.5" takes that long to embed, and the text
+"fail" makes the app say that it can serve no longer.
 """
 
 import asyncio
@@ -41,9 +42,12 @@ async def build(config: EchoConfig, telemetry: Telemetry) -> App:
     async def embed(request: embedder.EmbedRequest) -> embedder.EmbedResponse:
         word, _, seconds = request.texts[0].partition(" ")
         await asyncio.sleep(float(seconds) if word == "sleep" else 0)
+        if word == "fail":
+            app.failed.set()
         return embedder.EmbedResponse()
 
-    return scripted(Script(embed=embed), start=start, stop=stop)
+    app = scripted(Script(embed=embed), start=start, stop=stop)
+    return app
 
 
 if __name__ == "__main__":

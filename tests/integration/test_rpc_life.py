@@ -75,6 +75,28 @@ async def test_a_start_that_fails_lets_go() -> None:
     assert stopped == [True]
 
 
+async def test_an_app_that_can_serve_no_longer_says_so_and_refuses_calls() -> None:
+    failing = app(Script())
+    async with hosted(failing) as address, connect(address, token="alice-token") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=EMBEDDER))
+        assert (await watch.read()).status == SERVING
+        failing.failed.set()
+        assert (await watch.read()).status == NOT_SERVING
+        watch.cancel()
+        assert await health(address, "") == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await EmbedderServiceStub(channel).Embed(REQUEST)
+    error = from_rpc_error(caught.value)
+    assert (error.code, error.reason) == ("UNAVAILABLE", "SERVICE_FAILED")
+
+
+async def test_an_app_that_fails_while_it_starts_is_never_ready() -> None:
+    failing = app(Script())
+    failing.failed.set()
+    async with hosted(failing) as address:
+        assert await health(address, EMBEDDER) == NOT_SERVING
+
+
 async def test_an_unknown_service_has_no_health() -> None:
     async with hosted() as address:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -222,6 +244,22 @@ async def test_a_process_serves_drains_and_exits_clean(processes: list[Process],
     status, text = await asyncio.to_thread(process.end)
     assert status == 0, text
     assert [row for row in ("draining", "let go", "stopped") if row not in text] == []
+    assert "Traceback" not in text
+
+
+async def test_a_process_whose_app_fails_lets_go_and_ends_with_a_fault(
+    processes: list[Process], tokens: tuple[str, str]
+) -> None:
+    file, token = tokens
+    process = Process(TOKEN_FILE=file)
+    processes.append(process)
+    address = str(process.until("listening")["address"])
+    process.until("ready")
+    async with connect(address, token=token) as channel:
+        await EmbedderServiceStub(channel).Embed(embedder.EmbedRequest(texts=["fail"]))
+    status, text = await asyncio.to_thread(process.end)
+    assert status == 1, text
+    assert [row for row in ("can serve no longer", "draining", "let go", "stopped") if row not in text] == []
     assert "Traceback" not in text
 
 
