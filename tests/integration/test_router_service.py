@@ -198,8 +198,9 @@ async def test_a_peer_that_nobody_serves_counts_as_down(tmp_path: Path):
 
 async def test_a_question_longer_than_the_model_reads_is_the_callers_fault(tmp_path: Path):
     world = World()
+    long = errors.InvalidInput("9000 tokens", reason="PROMPT_TOO_LONG")
     for name in ("answers", "reading"):
-        world.generator.sequences[name] = Written(max_characters=5, too_long=errors.InvalidInput("9000 tokens"))
+        world.generator.sequences[name] = Written(max_characters=5, too_long=long)
     async with stack(world, tmp_path) as address, router(address) as stub:
         for policy in ("finetuned", "rag", "cascade"):
             error = await refused(stub.Ask(ask(policy=policy)))

@@ -1,6 +1,6 @@
 """What a failing part means for the answer: another path, a refusal, or the caller's own fault."""
 
-from services.router.domain import NoAdapter, PartDown
+from services.router.domain import GENERATOR, NoAdapter, PartDown
 from services.router.engine.budget import Budget
 from tandem.errors import (
     DeadlineExceeded,
@@ -13,6 +13,8 @@ from tandem.errors import (
     Unavailable,
 )
 
+_PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
+"""Reason by which the generator refuses a prompt longer than the model's context."""
 _CALLERS_OWN = (InvalidInput, PermissionDenied)
 
 
@@ -42,8 +44,18 @@ def refusal(error: PartDown | NoAdapter) -> TandemError:
     return Unavailable(f"no path is left: {error}", retry_after_s=1.0, reason="PART_DOWN", metadata=where)
 
 
-def too_long(error: InvalidInput) -> InvalidInput:
-    """Returns the refusal of a question that no prompt can hold; its prompt's fields are not the caller's."""
+def is_too_long(error: InvalidInput) -> bool:
+    """Tells whether the generator refused a prompt for its length, so that a shorter one may do."""
+    return error.reason == _PROMPT_TOO_LONG
+
+
+def prompt_refused(error: InvalidInput) -> InvalidInput | PartDown:
+    """Returns what a refused prompt means; its fields are not the caller's.
+
+    A question that no prompt can hold is the caller's fault, any other refusal a disagreement with the generator.
+    """
+    if not is_too_long(error):
+        return PartDown(GENERATOR, "refused the prompt")
     description = f"does not fit the model: {error.message}"
     return InvalidInput(
         f"question {description}", [FieldViolation("question", description)], reason="QUESTION_TOO_LONG"

@@ -37,7 +37,7 @@ from services.router.domain import (
 )
 from services.router.engine.adapters import AdapterDirectory
 from services.router.engine.budget import Budget
-from services.router.engine.faults import too_long, translate
+from services.router.engine.faults import is_too_long, prompt_refused, translate
 from services.router.engine.writing import Writing, confidence_of
 from services.router.metrics import RouterMetrics
 from tandem import prompts
@@ -104,7 +104,7 @@ class Run:
                 self._tools.adapters.forget(tenant)
                 raise NoAdapter(name) from None
             except InvalidInput as error:
-                raise too_long(error) from error
+                raise prompt_refused(error) from error
         if not done.lineage.adapter:
             raise NoAdapter(name)
         self._held = "" if shown else text
@@ -289,12 +289,12 @@ def _fit(passages: Sequence[Passage], max_characters: int) -> tuple[Passage, ...
 
 
 def _fewer(passages: tuple[Passage, ...], error: InvalidInput) -> tuple[Passage, ...]:
-    """Returns less to read after a prompt was refused as too long; raises InvalidInput when it cannot be less."""
-    if len(passages) > 1:
+    """Returns less to read after a prompt was refused as too long; raises what the refusal means when nothing helps."""
+    if is_too_long(error) and len(passages) > 1:
         return passages[: len(passages) // 2]
-    if len(passages[0].text) > _LEAST_PASSAGE:
+    if is_too_long(error) and len(passages[0].text) > _LEAST_PASSAGE:
         return (_cut(passages[0], len(passages[0].text) // 2),)
-    raise too_long(error) from error
+    raise prompt_refused(error) from error
 
 
 def _cut(passage: Passage, length: int) -> Passage:
