@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from tandem.cli import ask, audit, documents, models, tokens, up
+from tandem.cli import adapters, ask, audit, documents, models, tokens, up
 from tandem.cli.output import fail
 from tandem.errors import ConfigError, TandemError
 
@@ -20,6 +20,7 @@ up.register(app)
 ask.register(app)
 documents.register(app)
 models.register(app)
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
 app.add_typer(tokens.app, name="tokens")
 for _entry in entry_points(group="tandem.commands"):

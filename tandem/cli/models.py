@@ -1,11 +1,11 @@
-"""`tandem embed`, `generate` and `adapters`: the models themselves, without a policy around them."""
+"""`tandem embed`, `generate` and `score`: the models themselves, without a policy around them."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from tandem.cli.output import AsJson, as_dict, console, print_json, printable
+from tandem.cli.output import AsJson, console, print_json, printable
 from tandem.cli.session import As, target
 from tandem.client import EmbedderClient, GeneratorClient
 from tandem.v1 import generator_service_pb2 as generator
@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command("embed")(embed)
     app.command("generate")(generate)
-    app.command("adapters")(adapters)
+    app.command("score")(score)
 
 
 def embed(
@@ -39,18 +39,26 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to say to the model, as the user's turn.")],
     adapter: Annotated[str, typer.Option(help="Adapter on top of the base model.")] = "",
     max_tokens: Annotated[int, typer.Option(help="Most tokens to produce.", min=1, max=4096)] = 128,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0, max=2)] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest token: the default, but 1 for samples.", min=0, max=2)
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="Draw this many answers, 2 to 16, and tell how far they disagree.", min=0, max=16)
+    ] = 0,
     principal: As = None,
     as_json: AsJson = False,
 ) -> None:
     """Generate text from the base model or an adapter, as it comes."""
     request = generator.GenerateRequest(
-        chat=generator.ChatPrompt(messages=[generator.ChatMessage(role="user", content=prompt)]),
+        chat=_said(prompt),
         adapter=adapter,
         sampling=generator.Sampling(max_tokens=max_tokens, temperature=temperature),
     )
     to = target("generator", principal)
     with GeneratorClient(to.address, token=to.token, timeout=to.timeout) as client:
+        if samples:
+            _show_samples(client.sample(request, num_samples=samples), as_json=as_json)
+            return
         if as_json:
             print_json(client.generate(request))
             return
@@ -61,15 +69,36 @@ def generate(
     print()
 
 
-def adapters(principal: As = None, as_json: AsJson = False) -> None:
-    """List the adapters that you may use, and the base model."""
+def score(
+    prompt: Annotated[str, typer.Argument(help="What to say to the model, as the user's turn.")],
+    answers: Annotated[list[str], typer.Argument(help="Answers whose likelihood is wanted.")],
+    adapter: Annotated[str, typer.Option(help="Adapter on top of the base model.")] = "",
+    principal: As = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how likely the model finds each of the answers, the likeliest first."""
     to = target("generator", principal)
+    items = [generator.ScoreItem(chat=_said(prompt), continuation=answer) for answer in answers]
     with GeneratorClient(to.address, token=to.token, timeout=to.timeout) as client:
-        model = client.get_model()
-        listed = list(client.list_adapters())
+        response = client.score(items, adapter=adapter)
     if as_json:
-        print_json({"model": as_dict(model), "adapters": [as_dict(row) for row in listed]})
+        print_json(response)
         return
-    console.print(f"base model [bold]{model.lineage.model}[/] ({model.precision}, {model.max_context_tokens} tokens)")
-    for row in listed:
-        console.print(f"  {row.name}: rank {row.rank}, {row.num_parameters:,} weights, sha256 {row.sha256[:12]}…")
+    for item, answer in sorted(zip(response.scores, answers, strict=True), key=lambda row: -row[0].sum_logprob):
+        mean = item.sum_logprob / max(1, item.num_tokens)
+        sys.stdout.write(f"{item.sum_logprob:10.3f} nats, {mean:7.3f} a token  {printable(answer)}\n")
+
+
+def _said(text: str) -> generator.ChatPrompt:
+    return generator.ChatPrompt(messages=[generator.ChatMessage(role="user", content=text)])
+
+
+def _show_samples(response: generator.SampleResponse, *, as_json: bool) -> None:
+    if as_json:
+        print_json(response)
+        return
+    for item in response.samples:
+        sys.stdout.write(f"[{item.cluster}] {printable(item.text).strip()}\n")
+    console.print(
+        f"[dim]{response.num_clusters} different answers, semantic entropy {response.semantic_entropy:.3f} nats[/]"
+    )

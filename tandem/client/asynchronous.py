@@ -206,6 +206,40 @@ class AsyncGeneratorClient(_AsyncClient):
         """Yields started, deltas, finished; closing the iterator cancels the call."""
         return self._stream("StreamGenerate", generator.StreamGenerateRequest(request=request), timeout)
 
+    async def score(
+        self,
+        items: Iterable[generator.ScoreItem],
+        *,
+        adapter: str = "",
+        include_token_logprobs: bool = False,
+        priority: "generator.Priority.ValueType" = generator.PRIORITY_UNSPECIFIED,
+        timeout: float | None = None,
+    ) -> generator.ScoreResponse:
+        """Returns the likelihood of each continuation; at most 256 items."""
+        request = generator.ScoreRequest(
+            items=items, adapter=adapter, include_token_logprobs=include_token_logprobs, priority=priority
+        )
+        response: generator.ScoreResponse = await self._call("Score", request, timeout)
+        return response
+
+    async def sample(
+        self, request: generator.GenerateRequest, *, num_samples: int = 0, timeout: float | None = None
+    ) -> generator.SampleResponse:
+        """Returns several answers to one prompt and how far they disagree; 0 samples mean 5."""
+        wanted = generator.SampleRequest(request=request, num_samples=num_samples)
+        response: generator.SampleResponse = await self._call("Sample", wanted, timeout)
+        return response
+
+    async def load_adapter(self, name: str, *, timeout: float | None = None) -> generator.LoadAdapterResponse:
+        """Loads the version of an adapter that lies in the tenant's folder now; needs the role "operator"."""
+        request = generator.LoadAdapterRequest(name=name)
+        response: generator.LoadAdapterResponse = await self._call("LoadAdapter", request, timeout)
+        return response
+
+    async def unload_adapter(self, name: str, *, timeout: float | None = None) -> None:
+        """Takes an adapter from new calls; needs the role "operator"."""
+        await self._call("UnloadAdapter", generator.UnloadAdapterRequest(name=name), timeout)
+
     async def list_adapters(self, *, timeout: float | None = None) -> AsyncIterator[generator.Adapter]:
         """Yields every adapter that the caller may use."""
         token = ""

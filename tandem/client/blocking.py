@@ -182,6 +182,40 @@ class GeneratorClient(_Client):
         """Yields started, deltas, finished; leaving the loop cancels the call."""
         return self._stream("StreamGenerate", generator.StreamGenerateRequest(request=request), timeout)
 
+    def score(
+        self,
+        items: Iterable[generator.ScoreItem],
+        *,
+        adapter: str = "",
+        include_token_logprobs: bool = False,
+        priority: "generator.Priority.ValueType" = generator.PRIORITY_UNSPECIFIED,
+        timeout: float | None = None,
+    ) -> generator.ScoreResponse:
+        """Returns the likelihood of each continuation; at most 256 items."""
+        request = generator.ScoreRequest(
+            items=items, adapter=adapter, include_token_logprobs=include_token_logprobs, priority=priority
+        )
+        response: generator.ScoreResponse = self._call("Score", request, timeout)
+        return response
+
+    def sample(
+        self, request: generator.GenerateRequest, *, num_samples: int = 0, timeout: float | None = None
+    ) -> generator.SampleResponse:
+        """Returns several answers to one prompt and how far they disagree; 0 samples mean 5."""
+        wanted = generator.SampleRequest(request=request, num_samples=num_samples)
+        response: generator.SampleResponse = self._call("Sample", wanted, timeout)
+        return response
+
+    def load_adapter(self, name: str, *, timeout: float | None = None) -> generator.LoadAdapterResponse:
+        """Loads the version of an adapter that lies in the tenant's folder now; needs the role "operator"."""
+        request = generator.LoadAdapterRequest(name=name)
+        response: generator.LoadAdapterResponse = self._call("LoadAdapter", request, timeout)
+        return response
+
+    def unload_adapter(self, name: str, *, timeout: float | None = None) -> None:
+        """Takes an adapter from new calls; needs the role "operator"."""
+        self._call("UnloadAdapter", generator.UnloadAdapterRequest(name=name), timeout)
+
     def list_adapters(self, *, timeout: float | None = None) -> Iterator[generator.Adapter]:
         """Yields every adapter that the caller may use."""
         token = ""

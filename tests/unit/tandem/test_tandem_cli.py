@@ -85,11 +85,21 @@ def test_every_command_explains_itself_and_takes_json() -> None:
         "delete",
         "embed",
         "generate",
+        "score",
         "adapters",
+        "adapters list",
+        "adapters load",
+        "adapters unload",
     ):
-        result = runner.invoke(root.app, [command, "--help"])
+        result = runner.invoke(root.app, [*command.split(), "--help"])
         assert result.exit_code == 0
         assert "--json" in result.output, command
+
+
+def test_options_before_the_subcommand_are_not_silently_dropped() -> None:
+    result = CliRunner().invoke(root.app, ["adapters", "--as", "bea", "unload", "x"], env={"TANDEM_TOKEN": "t"})
+    assert result.exit_code == 2
+    assert "options go after unload" in result.output
 
 
 def test_a_wrong_date_names_the_option() -> None:
