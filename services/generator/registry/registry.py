@@ -136,7 +136,7 @@ class Registry:
             raise _not_found(name)
         del self._names[(tenant, name)]
         self._retire(version)
-        self._metrics.adapter_unloads.inc()
+        log.info("adapter unloaded", extra=_told(version.adapter))
         return version.adapter
 
     async def _load(self, name: str, tenant: str) -> Replaced:
@@ -148,12 +148,19 @@ class Registry:
                 adapter = await self._work(partial(verify, place, self._shapes))
                 await self._bring(adapter)
             except (AdapterRefused, ValueError, OSError) as error:
-                self._metrics.adapters_refused.inc()
+                self._metrics.adapter_loads.labels("refused").inc()
                 log.warning("adapter refused: %s", error, extra={"adapter": f"{tenant}/{name}"})
                 raise FailedPrecondition(
                     f"the adapter was refused: {error}", reason="ADAPTER_REFUSED", metadata={"adapter": name}
                 ) from error
-            return Replaced(adapter, self._appoint(adapter))
+            except Exception:
+                self._metrics.adapter_loads.labels("failed").inc()
+                raise
+            before = self._appoint(adapter)
+            same = before is not None and before.key == adapter.key
+            self._metrics.adapter_loads.labels("unchanged" if same else "loaded").inc()
+            log.info("adapter loaded", extra=_told(adapter))
+            return Replaced(adapter, before)
 
     async def _bring(self, adapter: Adapter) -> None:
         """Makes sure that the version's weights are in memory, if there is room."""
@@ -178,7 +185,6 @@ class Registry:
         self._names[(adapter.tenant, adapter.name)] = version
         if old is not None and old is not version:
             self._retire(old)
-        self._metrics.adapter_loads.inc()
         self._gauge()
         return old.adapter if old is not None else None
 
@@ -201,6 +207,7 @@ class Registry:
         if not version.current and version.num_pins == 0 and not self._stopped:
             del self._versions[key]
             self._thread.submit(self._adapters.unload, key).add_done_callback(_tell)
+            self._metrics.adapter_unloads.inc()
         self._gauge()
 
     def _gauge(self) -> None:
@@ -212,6 +219,10 @@ class Registry:
 
     async def _work(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _told(adapter: Adapter) -> dict[str, str]:
+    return {"adapter": f"{adapter.tenant}/{adapter.name}", "sha256": adapter.sha256}
 
 
 def _not_found(name: str) -> NotFound:

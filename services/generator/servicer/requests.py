@@ -67,7 +67,7 @@ def generate_input(request: pb.GenerateRequest, *, tenant: str, pin: TakePin) ->
 
 
 def sample_inputs(request: pb.SampleRequest, *, tenant: str, pin: TakePin) -> tuple[GenerateInput, ...]:
-    """Returns the sequences that a faultless request asks for: each has a seed, if one was given, and pins of its own."""
+    """Returns the sequences that a faultless request asks for, each with its own pins, and a seed if one is given."""
     asked = request.request
     inputs: list[GenerateInput] = []
     with ExitStack() as undo:

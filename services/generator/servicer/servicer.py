@@ -156,15 +156,20 @@ class GeneratorServicer(generator_service_pb2_grpc.GeneratorServiceServicer):
         return requests.generate_input(request, tenant=caller.tenant, pin=self._take_pin(caller))
 
     def _take_pin(self, caller: Principal) -> requests.TakePin:
-        return lambda name: self._parts.registry.pin(name, tenant=caller.tenant)
+        def take(name: str) -> Pin:
+            self._need_adapters()
+            return self._parts.registry.pin(name, tenant=caller.tenant)
+
+        return take
 
     def _operator(self) -> Principal:
         caller = call.require_role("operator")
-        if Feature.ADAPTERS not in self._parts.backend.features:
-            raise FailedPrecondition(
-                "the configured backend has no adapters of its own", reason="UNSUPPORTED_BY_BACKEND"
-            )
+        self._need_adapters()
         return caller
+
+    def _need_adapters(self) -> None:
+        if Feature.ADAPTERS not in self._parts.backend.features:
+            raise FailedPrecondition("the configured backend has no adapters", reason="UNSUPPORTED_BY_BACKEND")
 
 
 class _Handing:

@@ -1,46 +1,17 @@
-"""The registry: what it lets through, what it refuses and why, and who sees what."""
+"""The checks of adapters on disk: what they let through, and what they refuse and why."""
 
-import json
 import logging
+import os
 import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.generator.domain import Adapter
-from services.generator.registry import CONFIG, WEIGHTS, AdapterRefused, Registry, scan, verify
-from tandem.errors import ConfigError, NotFound
-
-SHAPES = {"model.layers.0.self_attn.q_proj": (6, 4)}
-PREFIX = "base_model.model.model.layers.0.self_attn.q_proj"
-GOOD_CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "lora_dropout": 0.0}
-
-
-def tensors(rank: int = 2, out: int = 6, into: int = 4) -> dict[str, list[int]]:
-    return {f"{PREFIX}.lora_A.weight": [rank, into], f"{PREFIX}.lora_B.weight": [out, rank]}
-
-
-def safetensors_bytes(shapes: dict[str, list[int]], *, dtype: str = "F16", width: int = 2) -> bytes:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, shape in shapes.items():
-        begin, end = end, end + shape[0] * shape[1] * width
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(end)
-
-
-def place(
-    folder: Path, *, tenant: str = "halden", name: str = "answers", config: object = GOOD_CONFIG, data: bytes = b""
-) -> Path:
-    target = folder / tenant / name
-    target.mkdir(parents=True)
-    (target / CONFIG).write_text(config if isinstance(config, str) else json.dumps(config))
-    (target / WEIGHTS).write_bytes(data or safetensors_bytes(tensors()))
-    return target
+from services.generator.registry import CONFIG, WEIGHTS, AdapterRefused, scan, verify
+from tandem.errors import ConfigError
+from tests.fakes.generator_adapters import GOOD_CONFIG, PREFIX, SHAPES, place, safetensors_bytes, tensors
 
 
 def test_a_good_adapter_is_described(tmp_path: Path) -> None:
@@ -64,6 +35,10 @@ def test_rank_stabilised_adapters_scale_with_the_root(tmp_path: Path) -> None:
         ({**GOOD_CONFIG, "r": "2"}, "r is not"),
         ({**GOOD_CONFIG, "r": 0}, "r is not"),
         ({**GOOD_CONFIG, "lora_alpha": None}, "lora_alpha"),
+        ({**GOOD_CONFIG, "lora_alpha": float("nan")}, "lora_alpha"),
+        ({**GOOD_CONFIG, "lora_alpha": 10**400}, "lora_alpha"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"r": 1' + " " * 2**20 + "}", "cannot be read"),
         ({**GOOD_CONFIG, "use_dora": True}, "use_dora is not supported"),
         ({**GOOD_CONFIG, "modules_to_save": ["lm_head"]}, "modules_to_save is not supported"),
         ({**GOOD_CONFIG, "bias": "all"}, "biases"),
@@ -83,6 +58,8 @@ def test_a_configuration_that_cannot_be_served_is_refused(tmp_path: Path, config
         (struct.pack("<Q", 2) + b"[]", "damaged"),
         (struct.pack("<Q", 2) + b"{}", "no weights"),
         (struct.pack("<Q", 10) + b'{"a": {}} ', "damaged"),
+        (struct.pack("<Q", 100_000) + b"[" * 100_000, "damaged"),
+        (struct.pack("<Q", 41) + b'{"a": {"data_offsets":[0,0], "shape": 7}}', "damaged"),
         (safetensors_bytes(tensors())[:-1], "cut short"),
         (safetensors_bytes(tensors()) + b"x", "cut short or padded"),
         (safetensors_bytes(tensors(), dtype="I64", width=8), "number format"),
@@ -112,6 +89,49 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
         verify(folder, SHAPES)
 
 
+def test_the_key_tells_weights_and_scale_apart(tmp_path: Path) -> None:
+    first = verify(place(tmp_path), SHAPES)
+    assert verify(place(tmp_path), SHAPES).key == first.key
+    stronger = verify(place(tmp_path, config={**GOOD_CONFIG, "lora_alpha": 8}), SHAPES)
+    assert stronger.sha256 == first.sha256
+    assert len({first.key, stronger.key, verify(place(tmp_path, fill=1), SHAPES).key}) == 3
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, name: str) -> None:
+    secret = place(tmp_path, tenant="brightwater", name="secret")
+    folder = place(tmp_path)
+    (folder / name).unlink()
+    (folder / name).symlink_to(secret / name)
+    with pytest.raises(AdapterRefused, match="leads out of the folder"):
+        verify(folder, SHAPES)
+
+
+def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    secret = place(tmp_path, tenant="brightwater", name="secret")
+    (tmp_path / "halden").mkdir()
+    (tmp_path / "halden" / "answers").symlink_to(secret)
+    with pytest.raises(AdapterRefused, match="its folder is a link"):
+        verify(tmp_path / "halden" / "answers", SHAPES)
+
+
+def test_a_link_inside_the_folder_and_a_linked_root_are_fine(tmp_path: Path) -> None:
+    folder = place(tmp_path / "real")
+    (folder / WEIGHTS).rename(folder / "version-1")
+    (folder / WEIGHTS).symlink_to("version-1")
+    (tmp_path / "root").symlink_to(tmp_path / "real")
+    assert verify(tmp_path / "root" / "halden" / "answers", SHAPES).name == "answers"
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
+def test_a_pipe_in_place_of_a_file_does_not_hold_anything_up(tmp_path: Path, name: str) -> None:
+    folder = place(tmp_path)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(AdapterRefused):
+        verify(folder, SHAPES)
+
+
 def test_a_scan_keeps_the_good_and_logs_the_bad(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place(tmp_path)
     place(tmp_path, name="broken", data=b"\x00")
@@ -119,7 +139,7 @@ def test_a_scan_keeps_the_good_and_logs_the_bad(tmp_path: Path, caplog: pytest.L
     place(tmp_path, name="has blank")
     with caplog.at_level(logging.WARNING):
         good, refused = scan(tmp_path, SHAPES, max_adapters=8)
-    assert [adapter.key for adapter in good] == ["_shared/style", "halden/answers"]
+    assert [(adapter.tenant, adapter.name) for adapter in good] == [("_shared", "style"), ("halden", "answers")]
     assert refused == 2
     assert "adapter refused" in caplog.text
 
@@ -131,31 +151,3 @@ def test_a_missing_folder_or_too_many_adapters_stop_the_start(tmp_path: Path) ->
         place(tmp_path, name=f"a{number}")
     with pytest.raises(ConfigError, match="holds 3 adapters"):
         scan(tmp_path, SHAPES, max_adapters=2)
-
-
-def adapter(tenant: str, name: str) -> Adapter:
-    folder = Path("/nowhere") / tenant / name
-    return Adapter(tenant=tenant, name=name, sha256="", rank=1, scale=1.0, num_parameters=1, folder=folder)
-
-
-def test_a_tenant_sees_its_own_adapters_and_the_shared_ones() -> None:
-    registry = Registry(
-        [adapter("halden", "answers"), adapter("_shared", "style"), adapter("_shared", "answers"), adapter("b", "x")]
-    )
-    assert [a.key for a in registry.visible("halden")] == ["halden/answers", "_shared/style"]
-    assert [a.key for a in registry.visible("brightwater")] == ["_shared/answers", "_shared/style"]
-    assert registry.find("answers", tenant="halden").tenant == "halden"
-    assert registry.find("answers", tenant="b").tenant == "_shared"
-
-
-@pytest.mark.parametrize("name", ["x", "../b/x", "b/x", "", "nothing"])
-def test_another_tenants_adapter_is_not_found_like_one_that_does_not_exist(name: str) -> None:
-    registry = Registry([adapter("b", "x")])
-    with pytest.raises(NotFound) as error:
-        registry.find(name, tenant="halden")
-    assert error.value.message == "no such adapter is loaded"
-
-
-def test_a_callers_tenant_named_like_the_shared_folder_sees_the_shared_only() -> None:
-    registry = Registry([adapter("_shared", "style"), adapter("b", "x")])
-    assert [a.key for a in registry.visible("_shared")] == ["_shared/style"]
