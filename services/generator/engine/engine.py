@@ -1,43 +1,58 @@
-"""Decodes many sequences together, token by token, and hands each caller its own stream.
+"""Runs the scheduler's steps in one worker thread, and serves callers from the event loop.
 
-All state lives on the event loop; the model runs in one worker thread. In
-each round sequences whose caller has left make room, waiting ones are read
-in, and every running one gets its next token.
+All state lives on the event loop. Between two steps there is only what
+decides the next one; callers are answered while the model computes.
 """
 
 import asyncio
 import itertools
 import logging
+import secrets
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import replace
 
 from opentelemetry.trace import Tracer
 
 from services.generator.domain import (
-    Choice,
     Event,
+    Feature,
     Finished,
     GenerateInput,
     Limits,
     Lineage,
     ModelInfo,
+    Pin,
     Runner,
+    Score,
+    ScoreInput,
     Started,
+    Step,
+    StepResult,
     Tokenizer,
+    Usage,
 )
-from services.generator.engine.sequence import Sequence
+from services.generator.engine.blocks import BlockPool
+from services.generator.engine.bookkeeping import Bookkeeping
+from services.generator.engine.checks import check_bias, check_features, check_score, fit_output
+from services.generator.engine.door import Door
+from services.generator.engine.pace import Pace
+from services.generator.engine.reply import PinnedEvents, Reply, ScoreReply, Vocabulary
+from services.generator.engine.scheduler import Flight, Scheduler
+from services.generator.engine.sequence import Sequence, Stream
 from services.generator.metrics import GeneratorMetrics
-from tandem.errors import DeadlineExceeded, Internal, InvalidInput, Overloaded, TandemError, Unavailable
+from tandem.errors import Cancelled, DeadlineExceeded, Internal, Overloaded, TandemError, Unavailable
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Engine:
-    """Schedules sequences on a runner."""
+    """Generates and scores on a runner: the Backend port.
+
+    on_failure is called once if the loop ends by a bug; the engine then
+    refuses every call with Unavailable.
+    """
 
     def __init__(
         self,
@@ -48,213 +63,289 @@ class Engine:
         limits: Limits,
         metrics: GeneratorMetrics,
         tracer: Tracer,
+        features: frozenset[Feature] = frozenset(Feature),
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
+        self.features = features
         self._runner = runner
         self._tokenizer = tokenizer
-        self._limits = limits
-        self._metrics = metrics
+        self._vocabulary = Vocabulary(tokenizer)
         self._tracer = tracer
-        self._waiting: deque[Sequence] = deque()
-        self._running: dict[int, Sequence] = {}
+        self._on_failure = on_failure
+        self._door = Door(max_waiting=limits.max_waiting, max_running=limits.max_running)
+        self._scheduler = Scheduler(
+            limits=limits,
+            pool=BlockPool(
+                runner.num_blocks, runner.block_size, sharing=limits.prefix_sharing and runner.shares_blocks
+            ),
+            pace=Pace(
+                max_tokens=limits.max_prefill_tokens,
+                min_tokens=runner.block_size,
+                max_stretch=limits.max_step_stretch,
+            ),
+        )
+        self._books = Bookkeeping(scheduler=self._scheduler, door=self._door, metrics=metrics)
         self._ids = itertools.count()
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generator-model")
+        self._future: asyncio.Future[tuple[StepResult, float]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self._seconds_per_sequence = 1.0
 
     async def start(self) -> None:
         """Starts the loop."""
         self._task = asyncio.create_task(self._run(), name="generator-engine")
 
     async def stop(self) -> None:
-        """Ends the loop after the round in progress; sequences that are left fail with Unavailable."""
+        """Ends the loop after the step in progress; what is left fails with Unavailable."""
+        self._stopping = True
+        self._wake.set()
         if self._task is not None:
-            self._stopping = True
-            self._wake.set()
             await asyncio.wait({self._task})
-            self._task = None
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
+    def generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
         """Yields Started, a Delta for each token, and Finished; closing the iterator frees the slot within one step.
 
-        Raises InvalidInput for a prompt beyond the context, Overloaded when
-        the queue is full, DeadlineExceeded when the deadline passes first.
+        Raises what Backend.generate names; takes over the pins.
         """
-        self._check_door()
-        with self._tracer.start_as_current_span("generator.tokenize"):
-            prompt = await asyncio.to_thread(self._tokenizer.encode, request.prompt)
-        sequence = self._admit(request, prompt)
-        span = self._tracer.start_span("generator.sequence")
-        span.set_attribute("gen_ai.request.model", self.model.name)
-        span.set_attribute("gen_ai.usage.input_tokens", len(prompt))
+        return PinnedEvents(self._generate(request), request.pins)
+
+    async def score(self, request: ScoreInput) -> tuple[list[Score], Usage]:
+        """Returns the score of each item, in order, and what all cost; raises as generate does."""
+        pins = () if request.pin is None else (request.pin,)
+        reply = ScoreReply(pins=pins, vocabulary=self._vocabulary, with_entropy=Feature.ENTROPY in self.features)
         try:
-            yield Started(sequence.lineage, len(prompt))
+            self._enter(request)
+            try:
+                reply.expect(await self._score_sequences(request))
+            except BaseException:
+                self._door.leave()
+                raise
+        except BaseException:
+            _release(pins)
+            raise
+        for sequence in reply.sequences:
+            self._books.add(sequence, reply)
+        self._wake.set()
+        with self._tracer.start_as_current_span("generator.score") as span:
+            span.set_attribute("gen_ai.request.model", self.model.name)
+            span.set_attribute("gen_ai.usage.input_tokens", reply.usage().input_tokens)
+            try:
+                await reply.complete
+            finally:
+                for sequence in reply.sequences:
+                    self._cancel(sequence)
+        return reply.scores(), reply.usage()
+
+    async def _generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
+        try:
+            self._enter(request)
+            try:
+                sequence, reply = await self._sequence(request)
+            except BaseException:
+                self._door.leave()
+                raise
+        except BaseException:
+            _release(request.pins)
+            raise
+        self._books.add(sequence, reply)
+        self._wake.set()
+        span = self._tracer.start_span("generator.sequence")
+        input_tokens = sum(stream.num_prompt for stream in sequence.streams)
+        span.set_attribute("gen_ai.request.model", self.model.name)
+        span.set_attribute("gen_ai.usage.input_tokens", input_tokens)
+        try:
+            yield Started(reply.lineages[0], input_tokens)
             while True:
-                event = await sequence.events.get()
+                event = await reply.events.get()
                 if isinstance(event, TandemError):
                     raise event
                 yield event
                 if isinstance(event, Finished):
                     return
         finally:
-            span.set_attribute("gen_ai.usage.output_tokens", sequence.num_tokens)
+            span.set_attribute("gen_ai.usage.output_tokens", reply.num_tokens)
             span.end()
-            if not sequence.done:
-                sequence.cancelled = True
-                self._wake.set()
+            self._cancel(sequence)
 
-    def lineage(self, request: GenerateInput) -> Lineage:
-        """Returns the weights that a request would run on."""
-        adapter = request.adapter
+    def _enter(self, request: GenerateInput | ScoreInput) -> None:
+        """Lets a call wait; raises what speaks against it before anything is tokenised."""
+        self._check_serving()
+        check_features(request, self.features)
+        if isinstance(request, GenerateInput):
+            check_bias(request, self.model)
+        if request.deadline is not None and request.deadline <= time.monotonic():
+            raise DeadlineExceeded("the deadline had passed on arrival")
+        try:
+            self._door.enter()
+        except Overloaded:
+            self._books.refused()
+            raise
+        self._books.gauge()
+
+    def _check_serving(self) -> None:
+        if self._task is None or self._stopping or self._task.done():
+            raise Unavailable("the generator is not running")
+
+    async def _sequence(self, request: GenerateInput) -> tuple[Sequence, Reply]:
+        """Returns what a request becomes, its prompts tokenised."""
+        arrived = time.monotonic()
+        encode = self._tokenizer.encode
+        with self._tracer.start_as_current_span("generator.tokenize"):
+            prompts = await asyncio.to_thread(lambda: [encode(stream.prompt) for stream in request.streams])
+        sampling = request.sampling
+        room = fit_output(prompts, wanted=sampling.max_tokens, model=self.model, scheduler=self._scheduler)
+        self._check_serving()
+        if sampling.seed is None:
+            sampling = replace(sampling, seed=secrets.randbits(63))
+        reply = Reply(
+            request,
+            vocabulary=self._vocabulary,
+            lineages=tuple(self._lineage(stream.pin) for stream in request.streams),
+            with_entropy=Feature.ENTROPY in self.features,
+        )
+        sequence = Sequence(
+            id=next(self._ids),
+            tenant=request.tenant,
+            priority=request.priority,
+            streams=tuple(
+                Stream(prompt, tenant=request.tenant, adapter=_key(stream.pin))
+                for prompt, stream in zip(prompts, request.streams, strict=True)
+            ),
+            arrived=arrived,
+            deadline=request.deadline,
+            sampling=sampling,
+            max_tokens=room,
+            end_tokens=self._tokenizer.end_tokens,
+            weights=tuple(stream.weight for stream in request.streams),
+            mixing=request.mixing,
+            num_alternatives=request.num_alternatives,
+            stops=reply.stops if sampling.stop else None,
+        )
+        return sequence, reply
+
+    async def _score_sequences(self, request: ScoreInput) -> tuple[Sequence, ...]:
+        arrived = time.monotonic()
+        with self._tracer.start_as_current_span("generator.tokenize"):
+            pairs = await asyncio.to_thread(self._encode_items, request)
+        for index, (prompt, continuation) in enumerate(pairs):
+            check_score(index, prompt, continuation, self.model, self._scheduler)
+        self._check_serving()
+        return tuple(
+            Sequence(
+                id=next(self._ids),
+                tenant=request.tenant,
+                priority=request.priority,
+                streams=(Stream(prompt + continuation[:-1], tenant=request.tenant, adapter=_key(request.pin)),),
+                arrived=arrived,
+                deadline=request.deadline,
+                targets=tuple(continuation),
+            )
+            for prompt, continuation in pairs
+        )
+
+    def _encode_items(self, request: ScoreInput) -> list[tuple[list[int], list[int]]]:
+        prompts = {item.prompt: self._tokenizer.encode(item.prompt) for item in request.items}
+        return [
+            (prompts[item.prompt], self._tokenizer.encode_continuation(item.continuation)) for item in request.items
+        ]
+
+    def _lineage(self, pin: Pin | None) -> Lineage:
         return Lineage(
             model=self.model.name,
             model_sha256=self.model.sha256,
-            adapter=adapter.name if adapter else "",
-            adapter_sha256=adapter.sha256 if adapter else "",
+            adapter=pin.adapter.name if pin else "",
+            adapter_sha256=pin.adapter.sha256 if pin else "",
         )
 
-    def _check_door(self) -> None:
-        if self._task is None or self._stopping or self._task.done():
-            raise Unavailable("the generator is not running")
-        if len(self._waiting) >= self._limits.max_waiting:
-            self._metrics.refused.inc()
-            rounds = 1 + len(self._waiting) / self._limits.max_running
-            raise Overloaded(
-                f"{len(self._waiting)} sequences are waiting already",
-                retry_after_s=min(60.0, max(0.2, rounds * self._seconds_per_sequence)),
-            )
-
-    def _admit(self, request: GenerateInput, prompt: list[int]) -> Sequence:
-        limit = min(self.model.max_context_tokens, self._limits.max_running_tokens)
-        if not prompt:
-            raise InvalidInput.of("prompt", "has no tokens")
-        if len(prompt) >= limit:
-            raise InvalidInput.of("prompt", f"has {len(prompt)} tokens; with its answer at most {limit} fit")
-        self._check_door()
-        sequence = Sequence(
-            id=next(self._ids),
-            request=request,
-            prompt=prompt,
-            max_tokens=min(request.sampling.max_tokens, limit - len(prompt)),
-            lineage=self.lineage(request),
-            tokenizer=self._tokenizer,
-        )
-        self._waiting.append(sequence)
-        self._metrics.waiting.set(len(self._waiting))
-        self._wake.set()
-        return sequence
+    def _cancel(self, sequence: Sequence) -> None:
+        if not sequence.done:
+            self._scheduler.cancel(sequence, Cancelled("the caller left"), now=time.monotonic())
+            self._wake.set()
 
     async def _run(self) -> None:
+        error: TandemError = Unavailable("the generator is stopping")
         try:
-            while not self._stopping:
-                if not self._waiting and not self._running:
-                    self._wake.clear()
-                    await self._wake.wait()
-                try:
-                    await self._round()
-                except Exception:
-                    log.exception("a step of the model failed", extra={"sequences": len(self._running)})
-                    await self._abandon()
+            await self._serve()
+        except Exception:
+            log.exception("the engine failed")
+            error = Internal("the engine failed")
+            self._stopping = True
+            if self._on_failure is not None:
+                self._on_failure()
         finally:
-            for sequence in [*self._waiting, *self._running.values()]:
-                sequence.fail(Unavailable("the generator is stopping"))
-            self._waiting.clear()
-            self._running.clear()
-            self._gauge()
+            self._stopping = True
+            if self._future is not None:
+                await asyncio.wait({self._future})
+            self._books.abandon(error)
 
-    async def _round(self) -> None:
-        await self._let_go()
-        fresh = self._next_group()
-        if fresh:
-            for sequence in fresh:
-                sequence.started = time.monotonic()
-                self._running[sequence.id] = sequence
-                self._metrics.queue_seconds.observe(sequence.started - sequence.arrived)
-            self._gauge()
-            rows = [sequence.row for sequence in fresh]
-            await self._apply(await self._model("prefill", lambda: self._runner.prefill(rows)))
-            self._metrics.prefill_tokens.inc(sum(len(row.prompt) for row in rows))
-            await self._let_go()
-        if self._running:
-            self._metrics.batch_sequences.observe(len(self._running))
-            await self._apply(await self._model("decode", self._runner.step))
+    async def _serve(self) -> None:
+        """Computes steps while there is something to compute, and sleeps while there is not."""
+        measured: tuple[Flight, float] | None = None
+        while not self._stopping:
+            self._wake.clear()
+            now = time.monotonic()
+            self._scheduler.expire(now)
+            step = self._scheduler.plan(now)
+            flight, news = self._scheduler.flight, self._scheduler.collect()
+            if step is None:
+                if self._scheduler.num_running or self._scheduler.num_waiting:
+                    raise RuntimeError("sequences wait, yet there is nothing to compute")
+                if news.released:
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._runner.release, news.released)
+                self._books.deliver(news, measured)
+                measured = None
+                await self._wake.wait()
+                continue
+            self._future = asyncio.get_running_loop().run_in_executor(self._thread, self._compute, step, news.released)
+            self._books.deliver(news, measured)
+            measured = None
+            failure = await self._landed(self._future)
+            now = time.monotonic()
+            if failure is not None:
+                log.error("a step of the model failed", exc_info=failure, extra={"works": len(step.works)})
+                self._scheduler.fail(now=now)
+                continue
+            result, seconds = self._future.result()
+            self._scheduler.apply(result, now=now, seconds=seconds)
+            if flight is not None:
+                measured = flight, seconds
 
-    def _next_group(self) -> list[Sequence]:
-        """Takes waiting sequences, first come first served, as far as the limits allow."""
-        group: list[Sequence] = []
-        held = sum(sequence.reserved for sequence in self._running.values())
-        longest = 0
-        while self._waiting and len(self._running) + len(group) < self._limits.max_running:
-            sequence = self._waiting[0]
-            longest = max(longest, len(sequence.prompt))
-            if held + sequence.reserved > self._limits.max_running_tokens:
-                break
-            if group and (len(group) + 1) * longest > self._limits.max_prefill_tokens:
-                break
-            held += sequence.reserved
-            group.append(self._waiting.popleft())
-        return group
+    async def _landed(self, future: asyncio.Future[tuple[StepResult, float]]) -> BaseException | None:
+        """Waits for the step in progress, and meanwhile answers those whose deadline passes."""
+        while not future.done():
+            deadline = self._scheduler.next_deadline
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            await asyncio.wait({future}, timeout=timeout)
+            if not future.done():
+                self._books.late(self._scheduler.expire(time.monotonic()))
+        return future.exception()
 
-    async def _apply(self, choices: Mapping[int, Choice]) -> None:
-        now = time.monotonic()
-        done: list[int] = []
-        for row_id, choice in choices.items():
-            sequence = self._running[row_id]
-            if sequence.num_tokens == 0:
-                self._metrics.time_to_first_token.observe(now - sequence.arrived)
-            if finished := sequence.push(choice, now):
-                done.append(row_id)
-                self._observe(finished)
-        self._metrics.decode_tokens.inc(len(choices))
-        await self._remove(done)
+    def _compute(self, step: Step, released: list[int]) -> tuple[StepResult, float]:
+        if released:
+            self._runner.release(released)
+        begun = time.perf_counter()
+        result = self._runner.run(step)
+        seconds = time.perf_counter() - begun
+        _check_result(step, result)
+        return result, seconds
 
-    async def _let_go(self) -> None:
-        """Drops sequences whose caller has left or whose deadline has passed."""
-        now = time.monotonic()
-        gone = [s for s in [*self._waiting, *self._running.values()] if s.cancelled or s.expired(now)]
-        if not gone:
-            return
-        for sequence in gone:
-            self._metrics.sequences.labels("cancelled" if sequence.cancelled else "deadline").inc()
-            sequence.fail(DeadlineExceeded("the deadline passed during generation"))
-        self._waiting = deque(s for s in self._waiting if not s.done)
-        await self._remove([s.id for s in gone if s.id in self._running])
 
-    async def _remove(self, ids: list[int]) -> None:
-        for row_id in ids:
-            del self._running[row_id]
-        self._gauge()
-        if ids:
-            await self._call(lambda: self._runner.remove(ids))
+def _check_result(step: Step, result: StepResult) -> None:
+    """Raises RuntimeError for a result that lacks what the step asked for."""
+    if any(draw.sequence not in result.choices for draw in step.draws):
+        raise RuntimeError("the runner drew no token for a sequence")
+    for index, work in enumerate(step.works):
+        if work.targets and len(result.scores.get(index, ())) != len(work.targets):
+            raise RuntimeError("the runner did not score all targets")
 
-    async def _abandon(self) -> None:
-        """Fails everything that was running and starts afresh."""
-        ids = list(self._running)
-        for sequence in self._running.values():
-            self._metrics.sequences.labels("failed").inc()
-            sequence.fail(Internal("the model failed"))
-        await self._remove(ids)
 
-    async def _model(self, kind: str, work: Callable[[], T]) -> T:
-        started = time.monotonic()
-        result = await self._call(work)
-        self._metrics.step_seconds.labels(kind).observe(time.monotonic() - started)
-        return result
+def _key(pin: Pin | None) -> str | None:
+    return None if pin is None else pin.adapter.key
 
-    async def _call(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _gauge(self) -> None:
-        self._metrics.waiting.set(len(self._waiting))
-        self._metrics.running.set(len(self._running))
-        self._metrics.running_tokens.set(sum(s.reserved for s in self._running.values()))
-
-    def _observe(self, finished: Finished) -> None:
-        self._metrics.sequences.labels(finished.reason.value).inc()
-        if finished.output_tokens > 1:
-            self._metrics.time_per_output_token.observe(finished.decode_seconds / (finished.output_tokens - 1))
-        seconds = finished.prefill_seconds + finished.decode_seconds
-        self._seconds_per_sequence = 0.8 * self._seconds_per_sequence + 0.2 * seconds
+def _release(pins: tuple[Pin, ...]) -> None:
+    for pin in pins:
+        pin.release()

@@ -1,107 +1,111 @@
-"""One sequence in the engine: what it has produced, and whether it is done."""
+"""What the scheduler knows of a sequence: its streams, what they have computed, and how it ends."""
 
-import asyncio
-import time
+from collections.abc import Callable, Collection
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
 
-from services.generator.domain import (
-    Choice,
-    Delta,
-    Event,
-    Finished,
-    FinishReason,
-    GenerateInput,
-    Lineage,
-    Row,
-    Token,
-    Tokenizer,
-)
-from services.generator.engine.text import TextStream
+from services.generator.domain import FinishReason, Mixing, Priority, Sampling, TokenScore
+from services.generator.engine.blocks import Node, Root
 from tandem.errors import TandemError
 
 
-@dataclass(eq=False, kw_only=True)
+class Stream:
+    """Is one prompt of a sequence with all that was added to it, and the blocks that hold its keys and values."""
+
+    __slots__ = ("blocks", "cached", "computed", "id", "node", "num_prompt", "root", "tokens")
+
+    def __init__(self, prompt: Tokens[int], *, tenant: str, adapter: str | None) -> None:
+        self.tokens = list(prompt)
+        self.num_prompt = len(prompt)
+        self.root: Root = (tenant, adapter)
+        self.id = -1
+        """The runner's name for it; a new one at every start."""
+        self.blocks: list[int] = []
+        self.computed = 0
+        """Positions whose keys and values are stored, by the end of the step in progress."""
+        self.cached = 0
+        """Prompt tokens that were not read because their blocks were there at the first start."""
+        self.node: Node | None = None
+        """The last of its full blocks that the trie knows; None once a block of its own is not in it."""
+
+    @property
+    def pending(self) -> int:
+        """Returns the number of tokens that were not read yet."""
+        return len(self.tokens) - self.computed
+
+
 class Sequence:
-    """Is one generation between its arrival and its last event. All of it is used on the event loop only."""
+    """Is one generation, or the scoring of one continuation, between its arrival and its end."""
 
-    id: int
-    request: GenerateInput
-    prompt: Tokens[int]
-    max_tokens: int
-    lineage: Lineage
-    tokenizer: Tokenizer
-    events: asyncio.Queue[Event | TandemError] = field(default_factory=asyncio.Queue)
-    """Holds at most max_tokens + 2 events, so it needs no bound of its own."""
-    arrived: float = field(default_factory=time.monotonic)
-    started: float | None = None
-    first: float | None = None
-    cancelled: bool = False
-    done: bool = False
-    num_tokens: int = 0
-    sum_logprob: float = 0.0
-    min_logprob: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._text = TextStream(self.tokenizer.decode, stop=self.request.sampling.stop)
+    def __init__(
+        self,
+        *,
+        id: int,
+        tenant: str,
+        priority: Priority,
+        streams: tuple[Stream, ...],
+        arrived: float,
+        deadline: float | None = None,
+        sampling: Sampling | None = None,
+        max_tokens: int = 0,
+        end_tokens: Collection[int] = (),
+        weights: tuple[float, ...] = (1.0,),
+        mixing: Mixing = Mixing.ARITHMETIC,
+        num_alternatives: int = 0,
+        stops: Callable[[int], bool] | None = None,
+        targets: tuple[int, ...] = (),
+    ) -> None:
+        self.id = id
+        self.tenant = tenant
+        self.priority = priority
+        self.streams = streams
+        self.deadline = deadline
+        self.sampling = sampling
+        """None for a scoring, which draws nothing."""
+        self.max_tokens = max_tokens
+        self.end_tokens = end_tokens
+        self.weights = weights
+        self.mixing = mixing
+        self.num_alternatives = num_alternatives
+        self.stops = stops
+        """Tells whether a stop string ends with this token; is asked once for each token, in order."""
+        self.targets = targets
+        """The continuation of a scoring; the stream's tokens are the prompt and all of it but the last."""
+        self.scores: list[TokenScore] = []
+        self.num_tokens = 0
+        self.computed = 0
+        """Positions that went through the model for it, again after a preemption."""
+        self.order = -1
+        """Its place among all that were ever started, -1 before."""
+        self.preemptions = 0
+        self.running = False
+        self.arrived = arrived
+        self.started: float | None = None
+        self.first: float | None = None
+        self.ended: float | None = None
+        self.reason: FinishReason | None = None
+        self.error: TandemError | None = None
 
     @property
-    def row(self) -> Row:
-        """Returns the sequence as the runner sees it."""
-        adapter = self.request.adapter
-        return Row(
-            id=self.id,
-            prompt=tuple(self.prompt),
-            sampling=self.request.sampling,
-            adapter_key=adapter.key if adapter else None,
-        )
+    def done(self) -> bool:
+        """Tells whether it has ended or is to end with the step in progress."""
+        return self.reason is not None or self.error is not None
 
     @property
-    def reserved(self) -> int:
-        """Returns the tokens that the sequence may come to hold."""
-        return len(self.prompt) + self.max_tokens
+    def width(self) -> int:
+        """Returns how many rows of a batch it takes."""
+        return len(self.streams)
 
-    def expired(self, now: float) -> bool:
-        """Tells whether the caller's deadline has passed."""
-        return self.request.deadline is not None and now >= self.request.deadline
+    def shareable(self, stream: Stream) -> int:
+        """Returns how many tokens may come from shared blocks: what is drawn from or scored must be computed."""
+        if self.targets:
+            return len(stream.tokens) - len(self.targets) + len(self.scores)
+        return len(stream.tokens) - 1
 
-    def push(self, choice: Choice, now: float) -> Finished | None:
-        """Takes the next token, sends its events, and returns the last one if the sequence is done with it."""
-        if self.first is None:
-            self.first = now
+    def take(self, token: int) -> FinishReason | None:
+        """Appends the token that was drawn, and returns the reason if it is the last."""
         self.num_tokens += 1
-        self.sum_logprob += choice.logprob
-        self.min_logprob = min(self.min_logprob, choice.logprob)
-        ended = choice.token_id in self.tokenizer.end_tokens
-        text = "" if ended else self._text.push(choice.token_id)
-        alone = self.tokenizer.decode([choice.token_id])
-        self.events.put_nowait(Delta(text, Token(choice.token_id, alone, choice.logprob)))
-        if ended or self._text.stopped:
-            return self._finish(FinishReason.STOP, now)
-        if self.num_tokens >= self.max_tokens:
-            return self._finish(FinishReason.LENGTH, now)
-        return None
-
-    def fail(self, error: TandemError) -> None:
-        """Ends the sequence with an error."""
-        self.done = True
-        self.events.put_nowait(error)
-
-    def _finish(self, reason: FinishReason, now: float) -> Finished:
-        self.done = True
-        started = self.started or now
-        first = self.first or now
-        finished = Finished(
-            reason=reason,
-            tail=self._text.finish(),
-            lineage=self.lineage,
-            input_tokens=len(self.prompt),
-            output_tokens=self.num_tokens,
-            mean_logprob=self.sum_logprob / self.num_tokens,
-            min_logprob=self.min_logprob,
-            queue_seconds=started - self.arrived,
-            prefill_seconds=first - started,
-            decode_seconds=now - first,
-        )
-        self.events.put_nowait(finished)
-        return finished
+        for stream in self.streams:
+            stream.tokens.append(token)
+        if token in self.end_tokens or (self.stops is not None and self.stops(token)):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.num_tokens >= self.max_tokens else None

@@ -1,0 +1,74 @@
+"""How many prompt tokens a step may read while others wait for their next token.
+
+A step takes about base(rows) + cost * tokens: base is what the rows that
+decode take without any prompt, cost what each prompt token adds. Both are
+medians of the last measurements, so a step that stalled for seconds moves
+neither. The budget is what stretches the base by the allowed factor.
+"""
+
+from collections import deque
+from statistics import median
+
+_WINDOW = 15
+_PROBE_EVERY = 64
+_MIN_SAMPLE = 8
+"""Fewer tokens than this tell more about the clock than about their cost."""
+
+
+class _Median:
+    """Is the median of the last measurements."""
+
+    __slots__ = ("_last", "value")
+
+    def __init__(self) -> None:
+        self._last: deque[float] = deque(maxlen=_WINDOW)
+        self.value: float | None = None
+
+    def add(self, value: float) -> None:
+        self._last.append(value)
+        self.value = median(self._last)
+
+
+class Pace:
+    """Learns what steps cost from their durations, and bounds the prompt tokens of the next one."""
+
+    def __init__(self, *, max_tokens: int, min_tokens: int, max_stretch: float) -> None:
+        self._max_tokens = max_tokens
+        self._min_tokens = min(min_tokens, max_tokens)
+        self._stretch = max_stretch - 1.0
+        self._bases: dict[int, _Median] = {}
+        self._cost = _Median()
+        self._unprobed: dict[int, int] = {}
+
+    def budget(self, rows: int) -> int:
+        """Returns the prompt tokens that a step with so many decoding rows may read.
+
+        Now and then, and before anything is known about such a step, it is
+        0: one step without prompts shows what the rows alone take.
+        """
+        if not rows:
+            return self._max_tokens
+        size = rows.bit_length()
+        if self._unprobed.get(size, _PROBE_EVERY) >= _PROBE_EVERY:
+            return 0
+        base = self._bases[size].value
+        if base is None or self._cost.value is None:
+            return self._min_tokens
+        if self._cost.value * self._max_tokens <= base * self._stretch:
+            return self._max_tokens
+        return max(self._min_tokens, int(base * self._stretch / self._cost.value))
+
+    def observe(self, *, rows: int, tokens: int, seconds: float) -> None:
+        """Takes the duration of a step that decoded `rows` and read `tokens` of prompts."""
+        size = rows.bit_length()
+        if not tokens:
+            self._bases.setdefault(size, _Median()).add(seconds)
+            self._unprobed[size] = 0
+            return
+        if rows:
+            self._unprobed[size] = self._unprobed.get(size, _PROBE_EVERY) + 1
+        if tokens < _MIN_SAMPLE:
+            return
+        known = self._bases.get(max(size, 1))
+        base = known.value if known is not None and known.value is not None else 0.0
+        self._cost.add(max(0.0, seconds - base) / tokens)

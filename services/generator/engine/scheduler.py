@@ -1,0 +1,409 @@
+"""Decides what each step computes. Plain Python: no tensors, no clock, no asyncio.
+
+Each step takes the next token of all sequences that decode and as many
+prompt tokens as the pace allows, first of those that are being read, then of
+those that start. A sequence draws in the step that reads the last pending
+token of each of its streams. What runs out of blocks makes the least
+important sequence give way: that one drops its blocks, goes back to the head
+of its queue and reads its tokens again later.
+
+The caller alternates plan and apply (or fail); cancel and expire may come at
+any time. What happened is collected in `news`.
+"""
+
+import heapq
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass, field
+
+from services.generator.domain import Choice, Draw, FinishReason, Limits, Priority, Step, StepResult, Work
+from services.generator.engine.blocks import BlockPool, Node
+from services.generator.engine.fairness import OUTPUT_COST, Flows
+from services.generator.engine.pace import Pace
+from services.generator.engine.sequence import Sequence, Stream
+from tandem.errors import DeadlineExceeded, Internal, TandemError
+
+_PATIENCE = 4
+"""After so many preemptions a batch sequence gives way no sooner than an interactive one."""
+
+
+@dataclass
+class News:
+    """Is what happened since it was last collected, for those who answer callers."""
+
+    started: list[Sequence] = field(default_factory=list)
+    drawn: list[tuple[Sequence, Choice]] = field(default_factory=list)
+    ended: list[Sequence] = field(default_factory=list)
+    """Have left the runner, or never reached it: nothing of theirs runs any more."""
+    released: list[int] = field(default_factory=list)
+    """Streams that the runner may forget."""
+    preempted: int = 0
+    looked_up: int = 0
+    hits: int = 0
+
+
+@dataclass
+class Flight:
+    """Is the step in progress."""
+
+    works: list[Work] = field(default_factory=list)
+    draws: list[Draw] = field(default_factory=list)
+    drawing: list[Sequence] = field(default_factory=list)
+    scoring: dict[int, Sequence] = field(default_factory=dict)
+    members: dict[int, Sequence] = field(default_factory=dict)
+    rows: int = 0
+    tokens: int = 0
+    """Of the prompts, as against the rows that decode."""
+
+    @property
+    def kind(self) -> str:
+        """Returns "prefill", "decode" or "mixed"."""
+        if not self.tokens:
+            return "decode"
+        return "mixed" if self.rows else "prefill"
+
+
+class Scheduler:
+    """Holds all sequences between arrival and end, and the blocks of those that run."""
+
+    def __init__(self, *, limits: Limits, pool: BlockPool, pace: Pace) -> None:
+        self.pool = pool
+        self.news = News()
+        self.flight: Flight | None = None
+        self._limits = limits
+        self._pace = pace
+        self._flows = Flows()
+        self._running: list[Sequence] = []
+        self._width = 0
+        self._deadlines: list[tuple[float, int, Sequence]] = []
+        self._num_started = 0
+        self._num_streams = 0
+
+    @property
+    def num_running(self) -> int:
+        """Returns how many sequences hold blocks."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Returns how many sequences wait to start, or to go on after they gave way."""
+        return self._flows.num_waiting
+
+    @property
+    def next_deadline(self) -> float | None:
+        """Returns when expire has something to do."""
+        while self._deadlines and self._deadlines[0][2].done:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def collect(self) -> News:
+        """Returns what happened since the last call."""
+        news, self.news = self.news, News()
+        return news
+
+    def room(self, lengths: Tokens[int], wanted: int) -> int:
+        """Returns how many of the wanted tokens fit into the blocks after prompts of these lengths, 0 if none does.
+
+        The last token that is drawn needs no place.
+        """
+        low, high = 0, wanted
+        while low < high:
+            middle = (low + high + 1) // 2
+            if sum(self.pool.blocks_for(length + middle - 1) for length in lengths) <= self.pool.num_blocks:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def add(self, sequence: Sequence) -> None:
+        """Lets a sequence wait for its start. Its streams fit into the blocks together, by `room`."""
+        self._flows.push(sequence)
+        if sequence.deadline is not None:
+            if len(self._deadlines) > 64 + 2 * (self.num_waiting + self.num_running):
+                self._deadlines = [entry for entry in self._deadlines if not entry[2].done]
+                heapq.heapify(self._deadlines)
+            heapq.heappush(self._deadlines, (sequence.deadline, sequence.id, sequence))
+
+    def cancel(self, sequence: Sequence, error: TandemError, *, now: float) -> None:
+        """Ends a sequence: at once, or with the step that computes it right now."""
+        if sequence.done:
+            return
+        sequence.error = error
+        sequence.ended = now
+        if self.flight is None or sequence.id not in self.flight.members:
+            self._leave(sequence)
+
+    def expire(self, now: float) -> list[Sequence]:
+        """Cancels the sequences whose deadline has passed, and returns them."""
+        late: list[Sequence] = []
+        while (deadline := self.next_deadline) is not None and deadline <= now:
+            sequence = heapq.heappop(self._deadlines)[2]
+            self.cancel(sequence, DeadlineExceeded("the deadline passed during generation"), now=now)
+            late.append(sequence)
+        return late
+
+    def plan(self, now: float) -> Step | None:
+        """Returns the next step; None if there is nothing to compute."""
+        if self.flight is not None:
+            raise RuntimeError("a step is in progress")
+        flight = Flight()
+        calm = self._grow()
+        reading: list[Sequence] = []
+        for sequence in self._running:
+            if all(stream.pending == 1 for stream in sequence.streams):
+                self._decode(flight, sequence)
+            else:
+                reading.append(sequence)
+        left = min(self._pace.budget(flight.rows), self._limits.max_prefill_tokens)
+        for sequence in reading:
+            left = self._read(flight, sequence, left)
+        # What has just given way would start again right away, and take the blocks it gave.
+        while calm and left > 0 and (fresh := self._start(now)) is not None:
+            left = self._read(flight, fresh, left)
+        if not flight.works:
+            return None
+        self.flight = flight
+        return Step(tuple(flight.works), tuple(flight.draws))
+
+    def apply(self, result: StepResult, *, now: float, seconds: float) -> None:
+        """Takes what the step brought and how long it took; sequences that are complete leave."""
+        flight = self._land()
+        self._pace.observe(rows=flight.rows, tokens=flight.tokens, seconds=seconds)
+        for index, sequence in flight.scoring.items():
+            sequence.scores += result.scores[index]
+        for sequence in flight.drawing:
+            if sequence.done:
+                continue
+            choice = result.choices[sequence.id]
+            if sequence.first is None:
+                sequence.first = now
+            sequence.reason = sequence.take(choice.token_id)
+            self.news.drawn.append((sequence, choice))
+        for sequence in flight.members.values():
+            if sequence.targets and not sequence.done and len(sequence.scores) == len(sequence.targets):
+                sequence.reason = FinishReason.STOP
+            if sequence.done:
+                sequence.ended = sequence.ended or now
+                self._leave(sequence)
+
+    def fail(self, *, now: float) -> None:
+        """Notes that the step failed: its sequences end, and what it named is lost for others too."""
+        flight = self._land()
+        lost = {block for work in flight.works for block in work.blocks}
+        self.pool.forget(lost)
+        for sequence in list(self._running):
+            if sequence.id in flight.members:
+                sequence.error = sequence.error or Internal("the model failed")
+                sequence.ended = sequence.ended or now
+                self._leave(sequence)
+            elif any(not lost.isdisjoint(stream.blocks) for stream in sequence.streams):
+                self._preempt(sequence)
+
+    def everyone(self) -> list[Sequence]:
+        """Returns all sequences that have not left."""
+        return [*self._running, *self._flows.everyone()]
+
+    def _land(self) -> Flight:
+        if self.flight is None:
+            raise RuntimeError("no step is in progress")
+        flight, self.flight = self.flight, None
+        return flight
+
+    def _leave(self, sequence: Sequence) -> None:
+        if sequence.running:
+            self._stop(sequence)
+            self._flows.stop(sequence)
+        else:
+            self._flows.drop(sequence)
+        self.news.ended.append(sequence)
+
+    def _stop(self, sequence: Sequence) -> None:
+        """Takes a sequence's blocks away."""
+        sequence.running = False
+        self._running.remove(sequence)
+        self._width -= sequence.width
+        for stream in sequence.streams:
+            self.pool.release(stream.blocks)
+            self.news.released.append(stream.id)
+            stream.blocks = []
+            stream.computed = 0
+            stream.node = None
+
+    def _preempt(self, sequence: Sequence) -> None:
+        sequence.preemptions += 1
+        self.news.preempted += 1
+        self._stop(sequence)
+        self._flows.push(sequence, first=True)
+        self._flows.stop(sequence)
+
+    def _grow(self) -> bool:
+        """Gets the blocks that the next tokens need, the most important sequences first; True if no one gave way."""
+        calm = True
+        size = self.pool.block_size
+        needy = [
+            sequence
+            for sequence in self._running
+            if any(len(stream.blocks) * size < len(stream.tokens) for stream in sequence.streams)
+        ]
+        for sequence in sorted(needy, key=_importance):
+            for stream in sequence.streams:
+                while sequence.running and len(stream.blocks) * size < len(stream.tokens):
+                    if self.pool.available:
+                        stream.blocks.append(self.pool.allocate())
+                    else:
+                        self._preempt(max(self._running, key=_importance))
+                        calm = False
+        return calm
+
+    def _decode(self, flight: Flight, sequence: Sequence) -> None:
+        """Adds the last token of each stream to the step."""
+        first = len(flight.works)
+        for stream in sequence.streams:
+            self._work(flight, sequence, stream, 1)
+        flight.rows += sequence.width
+        flight.members[sequence.id] = sequence
+        self._flows.charge(sequence, OUTPUT_COST * sequence.width)
+        if not sequence.targets:
+            self._draw(flight, sequence, first)
+
+    def _read(self, flight: Flight, sequence: Sequence, left: int) -> int:
+        """Adds as much of the pending tokens as the budget allows, and returns what is left of it.
+
+        If not all fit, each stream keeps its last one back, so that the last
+        positions of all fall in the same step.
+        """
+        for stream in sequence.streams:
+            self._take_over(sequence, stream)
+        pending = sum(stream.pending for stream in sequence.streams)
+        # Crumbs cost more than they bring: a chunk is a block or all that there is.
+        if left < min(pending, self.pool.block_size, self._limits.max_prefill_tokens):
+            return 0
+        complete = pending <= left or pending == sequence.width
+        first, before = len(flight.works), flight.tokens
+        for stream in sequence.streams:
+            self._take_over(sequence, stream)
+            count = stream.pending if complete else min(left, stream.pending - 1)
+            if count:
+                self._work(flight, sequence, stream, count)
+                left -= count
+                flight.tokens += count
+        if flight.tokens > before:
+            flight.members[sequence.id] = sequence
+            self._flows.charge(sequence, flight.tokens - before)
+        if complete and not sequence.targets:
+            self._draw(flight, sequence, first)
+        return max(left, 0)
+
+    def _work(self, flight: Flight, sequence: Sequence, stream: Stream, count: int) -> None:
+        """Adds a stream's next tokens to the step and makes the blocks known that they fill."""
+        start, end = stream.computed, stream.computed + count
+        targets: Tokens[int] = ()
+        if sequence.targets:
+            scored = sequence.shareable(stream)
+            done = len(sequence.scores)
+            targets = sequence.targets[done : done + end - max(start, scored)] if end > scored else ()
+            if targets:
+                flight.scoring[len(flight.works)] = sequence
+        flight.works.append(
+            Work(
+                stream=stream.id,
+                tokens=tuple(stream.tokens[start:end]),
+                start=start,
+                blocks=tuple(stream.blocks),
+                adapter=stream.root[1],
+                targets=targets,
+            )
+        )
+        sequence.computed += count
+        size = self.pool.block_size
+        for full in range(start // size, end // size):
+            if stream.node is None:
+                break
+            tokens = tuple(stream.tokens[full * size : (full + 1) * size])
+            stream.node = self.pool.register(stream.node, tokens, stream.blocks[full])
+        stream.computed = end
+
+    def _draw(self, flight: Flight, sequence: Sequence, first: int) -> None:
+        if sequence.sampling is None:
+            return
+        flight.drawing.append(sequence)
+        flight.draws.append(
+            Draw(
+                sequence=sequence.id,
+                works=tuple(range(first, first + sequence.width)),
+                weights=sequence.weights,
+                mixing=sequence.mixing,
+                sampling=sequence.sampling,
+                # Not copied: it grows between two steps only.
+                history=sequence.streams[0].tokens,
+                position=sequence.num_tokens,
+                num_alternatives=sequence.num_alternatives,
+            )
+        )
+
+    def _start(self, now: float) -> Sequence | None:
+        """Starts the sequence whose turn it is; None if there is none or its place is not free yet."""
+        sequence = self._flows.head()
+        if sequence is None or (self._running and self._width + sequence.width > self._limits.max_running):
+            return None
+        matches = [
+            self.pool.match(stream.root, stream.tokens, sequence.shareable(stream)) for stream in sequence.streams
+        ]
+        held = {id(node): node for nodes in matches for node in nodes}
+        needed = self.pool.unheld(held.values()) + sum(
+            self.pool.blocks_for(len(stream.tokens)) - len(nodes)
+            for stream, nodes in zip(sequence.streams, matches, strict=True)
+        )
+        # Each row that runs may need a block soon, and then someone would have to give way.
+        if needed + self._width > self.pool.available:
+            return None
+        self._flows.start(sequence)
+        for stream, nodes in zip(sequence.streams, matches, strict=True):
+            stream.blocks = [self.pool.hold(node) for node in nodes]
+        for stream, nodes in zip(sequence.streams, matches, strict=True):
+            self._fill(sequence, stream, nodes[-1] if nodes else self.pool.root(stream.root))
+        sequence.running = True
+        self._running.append(sequence)
+        self._width += sequence.width
+        if sequence.started is None:
+            sequence.started = now
+            sequence.order = self._num_started
+            self._num_started += 1
+            self.news.started.append(sequence)
+        return sequence
+
+    def _fill(self, sequence: Sequence, stream: Stream, node: Node | None) -> None:
+        """Sets a stream up behind the blocks that it took over."""
+        stream.id = self._num_streams
+        self._num_streams += 1
+        stream.node = node
+        stream.computed = len(stream.blocks) * self.pool.block_size
+        missing = self.pool.blocks_for(len(stream.tokens)) - len(stream.blocks)
+        stream.blocks += [self.pool.allocate() for _ in range(missing)]
+        if sequence.started is None:
+            stream.cached = stream.computed
+        self.news.looked_up += sequence.shareable(stream)
+        self.news.hits += stream.computed
+
+    def _take_over(self, sequence: Sequence, stream: Stream) -> None:
+        """Goes on behind blocks that another sequence has filled, or fills in this step, since this one started."""
+        size = self.pool.block_size
+        limit = sequence.shareable(stream)
+        while stream.node is not None and stream.computed % size == 0 and stream.computed + size <= limit:
+            tokens = tuple(stream.tokens[stream.computed : stream.computed + size])
+            node = stream.node.children.get(tokens)
+            if node is None:
+                return
+            index = stream.computed // size
+            own = stream.blocks[index]
+            stream.blocks[index] = self.pool.hold(node)
+            self.pool.release([own])
+            stream.node = node
+            stream.computed += size
+            if sequence.preemptions == 0:
+                stream.cached += size
+            self.news.hits += size
+
+
+def _importance(sequence: Sequence) -> tuple[bool, int]:
+    """Orders sequences by who keeps its blocks: interactive ones first, then those that were started first."""
+    return sequence.priority is Priority.BATCH and sequence.preemptions < _PATIENCE, sequence.order
