@@ -1,18 +1,22 @@
-"""Wires the generator and serves it; `--prepare` converts the bundled model and exits."""
+"""Wires the generator and serves it; `--prepare` converts the bundled model and exits.
+
+What needs torch is imported only where a model runs in this process: a
+generator before another server starts in a second and is small.
+"""
 
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 
 import grpc
 
-from services.generator.backend import loading
 from services.generator.config import GeneratorConfig
-from services.generator.domain import Adapter, Limits
+from services.generator.domain import Limits
 from services.generator.engine import Engine
 from services.generator.metrics import GeneratorMetrics
-from services.generator.registry import Registry, scan
-from services.generator.servicer import GeneratorServicer
+from services.generator.registry import NoAdapters, Registry
+from services.generator.servicer import GeneratorServicer, Parts
 from tandem import config as settings
 from tandem.errors import ConfigError
 from tandem.rpc.server import App, Service, run
@@ -24,54 +28,79 @@ async def build(config: GeneratorConfig, telemetry: Telemetry) -> App:
     """Returns the generator; the model is loaded by the app's start."""
     metrics = GeneratorMetrics(telemetry.registry)
     servicer = GeneratorServicer()
-    engines: list[Engine] = []
+    serving: list[Parts] = []
 
     async def start() -> None:
-        loaded = await asyncio.to_thread(loading.load, config)
-        adapters: list[Adapter] = []
-        refused = 0
-        if config.adapter_dir is not None:
-            shapes = loaded.runner.bank.shapes()
-            adapters, refused = await asyncio.to_thread(
-                scan, config.adapter_dir, shapes, max_adapters=config.max_adapters
-            )
-        good = [a for a in adapters if await asyncio.to_thread(loading.load_adapter, loaded.runner, a)]
-        metrics.adapters.set(len(good))
-        metrics.adapters_refused.inc(refused + len(adapters) - len(good))
-        await asyncio.to_thread(loading.warm_up, loaded.runner)
-        engine = Engine(
-            runner=loaded.runner,
-            tokenizer=loaded.tokenizer,
-            model=loaded.model,
-            limits=_limits(config),
-            metrics=metrics,
-            tracer=telemetry.tracer,
-        )
-        await engine.start()
-        engines.append(engine)
-        servicer.adopt(engine, Registry(good))
+        if config.backend == "openai":
+            parts = await _remote(config, telemetry, metrics)
+        else:
+            parts = await _local(config, telemetry, metrics, on_failure=app.failed.set)
+        serving.append(parts)
+        await parts.registry.start()
+        await parts.backend.start()
+        servicer.adopt(parts)
 
     async def stop() -> None:
-        for engine in engines:
-            await engine.stop()
+        for parts in serving:
+            # The backend first: it gives its pins back.
+            await parts.backend.stop()
+            await parts.registry.stop()
 
     def add(server: grpc.aio.Server) -> None:
         add_GeneratorServiceServicer_to_server(servicer, server)
 
-    return App(services=[Service("tandem.v1.GeneratorService", add)], start=start, stop=stop)
+    app = App(services=[Service("tandem.v1.GeneratorService", add)], start=start, stop=stop)
+    return app
+
+
+async def _local(
+    config: GeneratorConfig, telemetry: Telemetry, metrics: GeneratorMetrics, *, on_failure: Callable[[], None]
+) -> Parts:
+    from services.generator.backend import loading
+
+    loaded = await asyncio.to_thread(loading.load, config)
+    registry = Registry(
+        adapters=loaded.adapters,
+        shapes=loaded.shapes,
+        folder=config.adapter_dir,
+        max_adapters=config.max_adapters,
+        metrics=metrics,
+    )
+    engine = Engine(
+        runner=loaded.runner,
+        tokenizer=loaded.tokenizer,
+        model=loaded.model,
+        limits=_limits(config),
+        metrics=metrics,
+        tracer=telemetry.tracer,
+        features=loaded.features,
+        on_failure=on_failure,
+    )
+    return Parts(backend=engine, registry=registry, kind=loaded.kind)
+
+
+async def _remote(config: GeneratorConfig, telemetry: Telemetry, metrics: GeneratorMetrics) -> Parts:
+    from services.generator.backend import openai
+
+    backend = await openai.connect(config, metrics=metrics, tracer=telemetry.tracer)
+    registry = Registry(adapters=NoAdapters(), shapes={}, folder=None, max_adapters=1, metrics=metrics)
+    return Parts(backend=backend, registry=registry, kind="openai")
 
 
 def _limits(config: GeneratorConfig) -> Limits:
     return Limits(
         max_running=config.max_running,
-        max_running_tokens=config.max_running_tokens,
         max_prefill_tokens=config.max_prefill_tokens,
+        max_step_stretch=config.max_step_stretch,
         max_waiting=config.max_waiting,
+        prefix_sharing=config.prefix_sharing,
     )
 
 
 def prepare() -> int:
     """Makes the model's folder ready, prints it, and returns the exit status."""
+    from services.generator.backend import loading
+
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         print(loading.prepare(settings.load(GeneratorConfig, "GENERATOR")))

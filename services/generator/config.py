@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.config import ServerConfig, setting
+from tandem.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +26,15 @@ class GeneratorConfig(ServerConfig):
     adapter_dir: Path | None = setting(
         None,
         help="Folder of the adapters, <tenant>/<name>/ in PEFT layout; those under _shared/ are for every tenant. "
-        "Read once, at the start. Unset serves the base model alone.",
+        "Read at the start; a tenant's own are read again by LoadAdapter. Unset serves the base model alone.",
     )
-    max_adapters: int = setting(64, minimum=1, maximum=4096, help="Adapters held in memory; more stop the start.")
+    max_adapters: int = setting(
+        64,
+        minimum=1,
+        maximum=4096,
+        help="Adapter versions held in memory, those included that only wait for their last sequence to end. More stop "
+        "the start; LoadAdapter beyond it is refused with RESOURCE_EXHAUSTED.",
+    )
     precision: str = setting(
         "auto",
         choices=("auto", "fp32", "bf16", "int8"),
@@ -103,3 +110,7 @@ class GeneratorConfig(ServerConfig):
         maximum=100_000,
         help="Sequences that may wait to be started; beyond it calls are refused with RESOURCE_EXHAUSTED.",
     )
+
+    def __post_init__(self) -> None:
+        if self.backend == "openai" and not self.openai_url:
+            raise ConfigError("GENERATOR_OPENAI_URL must be set for GENERATOR_BACKEND=openai")

@@ -36,13 +36,17 @@ METHODS: dict[str, tuple[str, MethodDescriptor]] = {
 }
 LIMIT = 4 * 1024 * 1024
 OVERSIZED = LIMIT + 1
-# A good message of each method, cheap to serve. What would start a generation is refused for its temperature or its
-# policy, however else it is changed; now and then the one of _COSTLY takes its place.
+# A good message of each method, cheap to serve. What would start a generation is refused for its temperature, its
+# adapter or its policy, however else it is changed; now and then the one of _COSTLY takes its place.
 _TEMPLATES: dict[str, list[dict]] = {
     "Embed": [{"texts": ["a", "b"], "truncate": False}],
     "StreamEmbed": [{"text": "a"}],
     "Generate": [{"text": "a", "adapter": "x", "sampling": {"max_tokens": 1, "temperature": 9, "stop": ["a"]}}],
     "StreamGenerate": [{"request": {"text": "a", "sampling": {"max_tokens": 1, "temperature": 9, "seed": 5}}}],
+    "Score": [{"items": [{"text": "a", "continuation": "b"}], "adapter": "x", "priority": 1}],
+    "Sample": [{"request": {"text": "a", "sampling": {"max_tokens": 1, "temperature": 9}}, "num_samples": 2}],
+    "LoadAdapter": [{"name": "answers"}],
+    "UnloadAdapter": [{"name": "answers"}],
     "ListAdapters": [{"page_size": 1}],
     "IngestDocuments": [
         {
@@ -77,6 +81,8 @@ _TEMPLATES: dict[str, list[dict]] = {
 _COSTLY: dict[str, dict] = {
     "Generate": {"text": "One, two,", "sampling": {"max_tokens": 3, "temperature": 1.5, "seed": 5, "stop": ["z"]}},
     "StreamGenerate": {"request": {"text": "One, two,", "sampling": {"max_tokens": 3}}},
+    "Score": {"items": [{"text": "One, two,", "continuation": " three"}]},
+    "Sample": {"request": {"text": "One, two,", "sampling": {"max_tokens": 2}}, "num_samples": 2},
     "Ask": {"question": "When does the ferry leave?", "policy": "rag"},
     "StreamAsk": {"request": {"question": "When does the ferry leave?", "policy": "rag", "max_passages": 1}},
 }
@@ -262,8 +268,10 @@ def _text(rng: random.Random) -> str:
 def _tamed(rng: random.Random, message: Message, method: MethodDescriptor) -> Message:
     """Keeps what would be costly to serve rare and small; it is not what these cases are for."""
     inner = getattr(message, "request", message)
-    if method.name in ("Generate", "StreamGenerate"):
+    if method.name in ("Generate", "StreamGenerate", "Sample"):
         inner.sampling.max_tokens = rng.choice((-1, 0, 1, 1, 2, 5000))
+    if method.name == "Score" and rng.random() < 0.9:
+        inner.priority = 99
     asks = method.name in ("Ask", "StreamAsk") and inner.policy in ("", "cascade", "rag", "finetuned")
     if asks and rng.random() < 0.97:
         inner.max_passages = rng.choice((-1, 0, 21, 2**31 - 1))

@@ -28,7 +28,7 @@ EXTRA = {
     "underwriter": Principal("underwriter", "halden", frozenset({"underwriting"}), frozenset({"user"})),
     "lawyer": Principal("lawyer", "halden", frozenset({"legal"}), frozenset({"user"})),
     "loader": Principal("loader", "library", roles=frozenset({"user", "editor", "auditor"})),
-    "fuzzer": Principal("fuzzer", "noise", roles=frozenset({"user", "editor", "auditor"})),
+    "fuzzer": Principal("fuzzer", "noise", roles=frozenset({"user", "editor", "auditor", "operator"})),
     "nobody": Principal("nobody", "noise"),
 }
 _OURS = ("TANDEM_", "EMBEDDER_", "RETRIEVER_", "GENERATOR_", "ROUTER_", "OTEL_")

@@ -84,6 +84,21 @@ async def test_the_models_can_be_asked_directly(stack: Stack) -> None:
     assert {row["name"] for row in json.loads(out)["adapters"]} >= {"answers", "reading"}
     status, out, _ = await tandem(stack, "adapters", "--as", "bram", "--json")
     assert {row["name"] for row in json.loads(out)["adapters"]} == {"answers"}
+    status, out, _ = await tandem(stack, "adapters", "load", "answers", "--as", "erin", "--json")
+    assert status == 0
+    loaded = json.loads(out)
+    assert loaded["replaced_sha256"] == loaded["adapter"]["sha256"]
+    status, out, _ = await tandem(stack, "adapters", "unload", "answers", "--as", "alice", "--json")
+    assert (status, json.loads(out)["error"]["reason"]) == (1, "PERMISSION_DENIED")
+    status, out, _ = await tandem(stack, "score", "Is water wet?", "Yes.", "Penguin.", "--as", "alice", "--json")
+    assert status == 0
+    likely, odd = json.loads(out)["scores"]
+    assert likely["sum_logprob"] > odd["sum_logprob"]
+    status, out, _ = await tandem(
+        stack, "generate", "Name a colour.", "--samples", "3", "--max-tokens", "4", "--as", "alice", "--json"
+    )
+    assert status == 0
+    assert len(json.loads(out)["samples"]) == 3
     assert (await tandem(stack, "embed", "one", "two", "--as", "alice"))[0] == 0
     assert (await tandem(stack, "generate", "Say yes.", "--max-tokens", "3", "--as", "alice"))[0] == 0
     assert (await tandem(stack, "policies", "--as", "alice"))[0] == 0

@@ -42,6 +42,17 @@ class Replaced:
     before: Adapter | None
 
 
+class NoAdapters:
+    """Stands in the Adapters port's place for a backend that has none: nothing is ever loaded."""
+
+    def load(self, adapter: Adapter) -> None:
+        """Refuses."""
+        raise ValueError("the backend has no adapters")
+
+    def unload(self, key: str) -> None:
+        """Does nothing."""
+
+
 class Registry:
     """Holds the adapters that passed the checks. All methods belong on the event loop, Pin.release as well."""
 
@@ -84,6 +95,7 @@ class Registry:
                 log.warning("adapter refused: %s", error, extra={"adapter": f"{adapter.tenant}/{adapter.name}"})
             else:
                 self._appoint(adapter)
+                log.info("adapter loaded", extra=_told(adapter))
 
     async def stop(self) -> None:
         """Ends the thread, after the load in progress; to be called when no sequence runs any longer."""

@@ -1,5 +1,5 @@
 """GeneratorService: requests are checked and converted, a backend is called, results are converted back."""
 
-from services.generator.servicer.servicer import GeneratorServicer
+from services.generator.servicer.servicer import GeneratorServicer, Parts
 
-__all__ = ["GeneratorServicer"]
+__all__ = ["GeneratorServicer", "Parts"]
