@@ -1,30 +1,50 @@
-"""Brings up everything that needs torch: weights, tokenizer, adapters, and a first pass to warm them."""
+"""Brings up everything that needs torch: weights, tokenizer, adapters, and a first step to warm them."""
 
+import json
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
 from services.generator.backend import weights
-from services.generator.backend.runner import TorchRunner, load_runner
+from services.generator.backend.checkpoint import Checkpoint, UnknownArchitecture
+from services.generator.backend.linear import best_precision
+from services.generator.backend.llama import Llama
+from services.generator.backend.lora import AdapterBank
+from services.generator.backend.runner import PagedRunner
 from services.generator.backend.tokenizer import HfTokenizer, load_tokenizer
+from services.generator.backend.transformers_runner import HookedAdapters, TransformersRunner, load_model
 from services.generator.config import GeneratorConfig
-from services.generator.domain import Adapter, ModelInfo, Row, Sampling
+from services.generator.domain import Draw, Feature, ModelInfo, Sampling, Step, Work
 from tandem.config import cache_home
 from tandem.errors import ConfigError
 
 log = logging.getLogger(__name__)
+_FORMATS = {"fp32": "float32", "bf16": "bfloat16", "int8": "int8"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loaded:
     """Is a model that is ready to run."""
 
-    runner: TorchRunner
+    runner: PagedRunner | TransformersRunner
+    adapters: AdapterBank | HookedAdapters
     tokenizer: HfTokenizer
     model: ModelInfo
+    kind: str
+    """Which backend runs it, "torch" or "transformers"."""
+    architecture: str
+    """The model_type of its configuration."""
+    features: frozenset[Feature] = frozenset(Feature)
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Returns the layers that adapters may touch: name -> (out, in)."""
+        return self.adapters.shapes()
 
 
 def prepare(config: GeneratorConfig) -> Path:
@@ -33,40 +53,95 @@ def prepare(config: GeneratorConfig) -> Path:
 
 
 def load(config: GeneratorConfig) -> Loaded:
-    """Loads model and tokenizer; raises ConfigError where they cannot be used."""
+    """Loads model and tokenizer and warms them; raises ConfigError where they cannot be used as configured."""
     started = time.monotonic()
+    precision = _check(config)
     folder = prepare(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     try:
-        tokenizer = load_tokenizer(folder)
-        runner = load_runner(folder, precision=config.precision, device=config.device, threads=config.threads)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        loaded = _load(folder, config, precision)
+        warm_up(loaded.runner)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"the model in {folder} cannot be loaded: {error}") from error
-    model = ModelInfo(
-        name=folder.name,
-        sha256=weights.weights_sha256(folder),
-        max_context_tokens=runner.max_context_tokens,
-        precision=runner.precision,
-    )
     log.info(
         "model loaded",
-        extra={"model": model.name, "precision": model.precision, "seconds": round(time.monotonic() - started, 1)},
+        extra={
+            "model": loaded.model.name,
+            "precision": precision,
+            "backend": loaded.kind,
+            "seconds": round(time.monotonic() - started, 1),
+        },
     )
-    return Loaded(runner, tokenizer, model)
+    return loaded
 
 
-def load_adapter(runner: TorchRunner, adapter: Adapter) -> bool:
-    """Puts a verified adapter on the model; one that turns out to be unusable is logged and left out."""
-    try:
-        runner.bank.load(adapter)
-    except (OSError, ValueError) as error:
-        log.warning("adapter refused: %s", error, extra={"adapter": adapter.key})
-        return False
-    log.info("adapter loaded", extra={"adapter": adapter.key, "sha256": adapter.sha256})
-    return True
+def warm_up(runner: PagedRunner | TransformersRunner) -> None:
+    """Runs one short sequence, so that the first caller does not pay for the first steps.
+
+    It also shows that the model can go on from what it keeps.
+    """
+    draw = Draw(sequence=0, works=(0,), sampling=Sampling(seed=0), history=(), position=0)
+    blocks = range(-(-5 // runner.block_size))
+    if len(blocks) <= runner.num_blocks:
+        runner.run(Step((Work(stream=-1, tokens=(0, 0, 0, 0), start=0, blocks=blocks),), (draw,)))
+        runner.run(Step((Work(stream=-1, tokens=(0,), start=4, blocks=blocks),), (draw,)))
+    runner.release([-1])
 
 
-def warm_up(runner: TorchRunner) -> None:
-    """Runs one short sequence, so that the first caller does not pay for the first pass."""
-    runner.prefill([Row(id=-1, prompt=(0, 0, 0, 0), sampling=Sampling(), adapter_key=None)])
-    runner.step()
-    runner.remove([-1])
+def _check(config: GeneratorConfig) -> str:
+    """Returns the precision to load; raises ConfigError for settings that do not go together."""
+    if config.backend not in ("auto", "torch", "transformers"):
+        raise ConfigError(f"GENERATOR_BACKEND={config.backend} loads no model here")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("GENERATOR_DEVICE=cuda, but torch finds no GPU")
+    precision = best_precision(config.device) if config.precision == "auto" else config.precision
+    if precision == "int8" and config.device != "cpu":
+        raise ConfigError("GENERATOR_PRECISION=int8 runs on the CPU only")
+    if precision == "int8" and config.backend == "transformers":
+        raise ConfigError("GENERATOR_PRECISION=int8 needs the backend torch")
+    if config.kv_cache_tokens < config.kv_block_tokens:
+        raise ConfigError("GENERATOR_KV_CACHE_TOKENS is smaller than one block of GENERATOR_KV_BLOCK_TOKENS")
+    return precision
+
+
+def _load(folder: Path, config: GeneratorConfig, precision: str) -> Loaded:
+    tokenizer = load_tokenizer(folder)
+    runner, vocabulary, context = _runner(folder, config, precision)
+    return Loaded(
+        runner=runner,
+        adapters=runner.adapters,
+        tokenizer=tokenizer,
+        model=ModelInfo(
+            name=folder.name,
+            sha256=weights.weights_sha256(folder),
+            max_context_tokens=context,
+            precision=_FORMATS[precision],
+            vocabulary_size=vocabulary,
+        ),
+        kind="torch" if isinstance(runner, PagedRunner) else "transformers",
+        architecture=json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", ""),
+    )
+
+
+def _runner(folder: Path, config: GeneratorConfig, precision: str) -> tuple[PagedRunner | TransformersRunner, int, int]:
+    """Returns the runner, the vocabulary's size and the longest context."""
+    size = config.kv_block_tokens
+    num_blocks = config.kv_cache_tokens // size
+    if config.backend != "transformers":
+        try:
+            checkpoint = Checkpoint(folder)
+            model = Llama(checkpoint, precision=precision, device=torch.device(config.device))
+        except UnknownArchitecture as error:
+            if config.backend == "torch" or precision == "int8":
+                raise
+            log.info("the paged runner does not know the model: %s", error)
+        else:
+            shape = checkpoint.shape
+            return PagedRunner(model, num_blocks=num_blocks, block_size=size), shape.vocabulary, shape.max_context
+    other = load_model(folder, precision=precision, device=config.device)
+    context = getattr(other.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(context, int):
+        raise ValueError("its configuration tells no max_position_embeddings")
+    vocabulary = other.get_input_embeddings().num_embeddings
+    return TransformersRunner(other, num_blocks=num_blocks, block_size=size), vocabulary, context

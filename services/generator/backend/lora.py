@@ -1,105 +1,187 @@
-"""Adapters on a running model: every row of a batch gets its own low-rank part, or none."""
+"""Adapters beside a running model: each row of a step gets the low-rank part of its own adapter, or none.
+
+The matrices A of all adapters of a step are laid under one another. One
+product then gives every row its low-rank activations under all of them, a
+mask leaves each row those of its own adapter, and one product with all B
+beside one another brings them back: three operations for a linear layer,
+however many adapters there are.
+"""
 
 import hashlib
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from services.generator.backend.checkpoint import LlamaShape
+from services.generator.backend.llama import PARTS, layer_shape, reorder_rotary, rotary_order
 from services.generator.domain import Adapter
 
 _WEIGHTS = "adapter_model.safetensors"
+_SPARE = 2
+"""How many times the rank that a step needs may be carried along before the matrices are laid together anew."""
+
+Matrices = dict[tuple[int, str], tuple[Tensor, Tensor]]
+"""For a decoder layer's number and one of its PARTS: A (rank, in) and B (out, rank), its scale multiplied in."""
 
 
-@dataclass
-class Rows:
-    """Tells the adapted layers which rows of the current batch use which adapter."""
+def read_weights(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+    """Returns for each adapted layer A (rank, in) and B (out, rank), in fp32, B with the adapter's scale.
 
-    groups: list[tuple[str, Tensor | None]] = field(default_factory=list)
-    """Pairs of an adapter and its rows; None stands for all of them."""
-
-    def set(self, keys: Sequence[str | None]) -> None:
-        """Takes the adapter of each row."""
-        used = sorted({key for key in keys if key is not None})
-        if len(used) == 1 and all(key is not None for key in keys):
-            self.groups = [(used[0], None)]
-            return
-        self.groups = [(key, torch.tensor([i for i, other in enumerate(keys) if other == key])) for key in used]
-
-
-class AdaptedLinear(nn.Module):
-    """Adds the low-rank part of each row's adapter to a linear layer; x is (B, T, in), the result (B, T, out)."""
-
-    def __init__(self, base: nn.Linear, rows: Rows) -> None:
-        super().__init__()
-        self.base = base
-        self._rows = rows
-        self._parts: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def add(self, key: str, *, a: Tensor, b: Tensor) -> None:
-        """Puts an adapter's matrices in; a is (rank, in), b is (out, rank) with its scale multiplied in."""
-        weight = self.base.weight
-        self._parts[key] = (a.to(weight), b.to(weight))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the layer's output for the batch that `Rows` describes."""
-        out: Tensor = self.base(x)
-        for key, rows in self._rows.groups:
-            part = self._parts.get(key)
-            if part is None:
-                continue
-            if rows is None:
-                out = out + nn.functional.linear(nn.functional.linear(x, part[0]), part[1])
-            else:
-                low = nn.functional.linear(x[rows], part[0])
-                out[rows] += nn.functional.linear(low, part[1])
-        return out
+    Raises ValueError where the file is not the one that was verified or
+    holds numbers that are not finite, OSError where it cannot be read.
+    """
+    data = (adapter.folder / _WEIGHTS).read_bytes()
+    if hashlib.sha256(data).hexdigest() != adapter.sha256:
+        raise ValueError("the weights changed after they were verified")
+    tensors = safetensors.torch.load(data)
+    prefix, suffix = "base_model.model.", ".lora_A.weight"
+    found = {}
+    for name in [key[len(prefix) : -len(suffix)] for key in tensors if key.endswith(suffix)]:
+        a = tensors[f"{prefix}{name}.lora_A.weight"].float()
+        b = tensors[f"{prefix}{name}.lora_B.weight"].float() * adapter.scale
+        if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
+            raise ValueError("the weights are not all finite numbers")
+        found[name] = (a, b)
+    return found
 
 
 class AdapterBank:
-    """Holds the adapters of one model."""
+    """Holds the adapters of a model of the Llama family."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self.rows = Rows()
+    def __init__(self, shape: LlamaShape, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        self._device = device
+        self._adapters: dict[str, Matrices] = {}
+        self._lock = threading.Lock()
+        self._stack: _Stack | None = None
+        """What the last step used; only the thread that runs steps makes one, unload may drop it."""
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Returns the layers that adapters may touch: name -> (out, in). The vocabulary projection is none of them."""
-        head = getattr(self._model, "lm_head", None)
+        names = [name for part in PARTS.values() for name in part]
         return {
-            name.removesuffix(".base"): (module.out_features, module.in_features)
-            for name, module in self._model.named_modules()
-            if isinstance(module, nn.Linear) and module is not head
+            f"model.layers.{number}.{name}": layer_shape(self._shape, name)
+            for number in range(self._shape.layers)
+            for name in names
         }
 
     def load(self, adapter: Adapter) -> None:
-        """Loads an adapter that the registry verified.
+        """Reads the weights of an adapter; does nothing if they are there. Raises as the port says."""
+        if adapter.key in self._adapters:
+            return
+        matrices = self._fused(read_weights(adapter))
+        with self._lock:
+            self._adapters[adapter.key] = matrices
 
-        Raises ValueError where the file is not the one that was verified, or
-        holds weights that are not finite; the model is then unchanged.
-        """
-        data = (adapter.folder / _WEIGHTS).read_bytes()
-        if hashlib.sha256(data).hexdigest() != adapter.sha256:
-            raise ValueError("the weights changed after they were verified")
-        weights = safetensors.torch.load(data)
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-            raise ValueError("the weights are not all finite numbers")
-        prefix, suffix = "base_model.model.", ".lora_A.weight"
-        for key, a in weights.items():
-            if key.endswith(suffix):
-                name = key[len(prefix) : -len(suffix)]
-                b = weights[f"{prefix}{name}.lora_B.weight"].float() * adapter.scale
-                self._layer(name).add(adapter.key, a=a, b=b)
+    def unload(self, key: str) -> None:
+        """Drops the weights of an adapter."""
+        with self._lock:
+            self._adapters.pop(key, None)
+            if self._stack is not None and key in self._stack.keys:
+                self._stack = None
 
-    def _layer(self, name: str) -> AdaptedLinear:
-        layer = self._model.get_submodule(name)
-        if isinstance(layer, AdaptedLinear):
-            return layer
-        if not isinstance(layer, nn.Linear):
-            raise ValueError(f"{name} is no linear layer")
-        adapted = AdaptedLinear(layer, self.rows)
-        parent, _, child = name.rpartition(".")
-        setattr(self._model.get_submodule(parent), child, adapted)
-        return adapted
+    def active(self, keys: Sequence[str | None], counts: Sequence[int]) -> "Active | None":
+        """Returns what the works of a step add, given the adapter of each and its number of rows; None for nothing."""
+        used = {key for key in keys if key is not None}
+        if not used:
+            return None
+        stack = self._stacked(used)
+        index = torch.tensor([stack.keys.index(key) if key is not None else -1 for key in keys])
+        rows = index.repeat_interleave(torch.tensor(counts)).to(self._device)
+        alone = len(stack.keys) == 1 and None not in keys
+        return Active(stack, None if alone else rows)
+
+    def _stacked(self, used: set[str]) -> "_Stack":
+        with self._lock:
+            stack = self._stack
+            if stack is not None and used <= set(stack.keys) and len(stack.keys) <= _SPARE * len(used):
+                return stack
+            missing = used - self._adapters.keys()
+            if missing:
+                raise KeyError(f"adapters that are not loaded: {sorted(missing)}")
+            self._stack = _Stack.of({key: self._adapters[key] for key in sorted(used)})
+            return self._stack
+
+    def _fused(self, weights: Mapping[str, tuple[Tensor, Tensor]]) -> Matrices:
+        """Lays the matrices of layers that the model computes together on top of one another."""
+        left = dict(weights)
+        order = rotary_order(self._shape)
+        fused: Matrices = {}
+        for number in range(self._shape.layers):
+            for part, names in PARTS.items():
+                given = {name: left.pop(f"model.layers.{number}.{name}", None) for name in names}
+                if not any(given.values()):
+                    continue
+                rows, blocks = [], []
+                for name in names:
+                    out, into = layer_shape(self._shape, name)
+                    a, b = given[name] or (torch.zeros(0, into), torch.zeros(out, 0))
+                    if a.shape[1] != into or b.shape != (out, len(a)):
+                        raise ValueError(f"the adapter's layer {number}.{name} has another shape than the model's")
+                    rows.append(a)
+                    blocks.append(reorder_rotary(b, order) if name.endswith(("q_proj", "k_proj")) else b)
+                matrices = torch.cat(rows), torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+                a, b = (matrix.to(self._device, self._dtype) for matrix in matrices)
+                fused[number, part] = (a, b)
+        if left:
+            raise ValueError(f"the model has no layer {min(left)}")
+        return fused
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Is several adapters laid together."""
+
+    keys: tuple[str, ...]
+    matrices: dict[tuple[int, str], tuple[Tensor, Tensor]]
+    """A (sum of ranks, in) and B transposed (sum of ranks, out)."""
+    columns: dict[tuple[int, str], tuple[int, ...]]
+    """The rank that each adapter has there."""
+
+    @classmethod
+    def of(cls, adapters: Mapping[str, Matrices]) -> "_Stack":
+        matrices, columns = {}, {}
+        for place in sorted({place for adapter in adapters.values() for place in adapter}):
+            parts = [adapter.get(place) for adapter in adapters.values()]
+            given = [part for part in parts if part is not None]
+            b = torch.cat([b for _, b in given], dim=1)
+            matrices[place] = (torch.cat([a for a, _ in given]), b.t().contiguous())
+            columns[place] = tuple(0 if part is None else len(part[0]) for part in parts)
+        return cls(tuple(adapters), matrices, columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Active:
+    """Adds the adapters of one step's rows to the output of linear layers."""
+
+    stack: _Stack
+    rows: Tensor | None
+    """The adapter of each row by its place in the stack, -1 for none (T,); None where all rows use its only one."""
+    masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+    def add(self, out: Tensor, x: Tensor, *, layer: int, part: str) -> None:
+        """Changes out (T, out), the output of a layer's part for x (T, in)."""
+        matrices = self.stack.matrices.get((layer, part))
+        if matrices is None:
+            return
+        a, b = matrices
+        low = x.to(a.dtype) @ a.t()
+        if self.rows is not None:
+            low.mul_(self._mask(self.rows, self.stack.columns[layer, part], low))
+        if out.dtype == b.dtype:
+            out.addmm_(low, b)
+        else:
+            out.add_(low @ b)
+
+    def _mask(self, rows: Tensor, ranks: tuple[int, ...], like: Tensor) -> Tensor:
+        """Returns 1 where a column belongs to the row's adapter, else 0; most layers share one."""
+        mask = self.masks.get(ranks)
+        if mask is None:
+            owner = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks)).to(rows.device)
+            mask = self.masks[ranks] = (rows.unsqueeze(1) == owner).to(like.dtype)
+        return mask

@@ -1,0 +1,55 @@
+"""The pool of keys and values, in blocks of equally many positions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class KVPool:
+    """Holds keys and values of all layers; memory is committed as blocks are first written.
+
+    A layer's part is (num_blocks, block_size, 2, kv_heads, head_dim), keys
+    before values.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_blocks: int,
+        block_size: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        shape = (num_layers, num_blocks, block_size, 2, kv_heads, head_dim)
+        self._pool = torch.zeros(shape, dtype=dtype, device=device)
+        self.layers = list(self._pool.unbind(0))
+        self._slots = [layer.view(num_blocks * block_size, 2, kv_heads, head_dim) for layer in self.layers]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Returns the number format of keys and values."""
+        return self._pool.dtype
+
+    def clear(self, blocks: Sequence[int]) -> None:
+        """Writes zeros into blocks that are about to be filled.
+
+        Reading a block takes in its positions that are not filled yet, at
+        weight 0; what a failed sequence left there may be infinite, and 0
+        times infinity is no number.
+        """
+        if blocks:
+            self._pool.index_fill_(1, torch.tensor(blocks, device=self._pool.device), 0)
+
+    def store(self, layer: int, slots: Tensor, kv: Tensor) -> None:
+        """Writes keys and values (T, 2, kv_heads, head_dim) of a layer into slots (T,)."""
+        self._slots[layer].index_copy_(0, slots, kv)
+
+    def read(self, layer: int, table: Tensor) -> Tensor:
+        """Returns the blocks of a table (n,), one after the other: (n, block_size, 2, kv_heads, head_dim)."""
+        return self.layers[layer].index_select(0, table)
