@@ -73,9 +73,12 @@ def by_transformers(logits: Tensor, history: Sequence[int], sampling: Sampling) 
     return scores[0].double().softmax(-1)
 
 
-def in_order_of_ids(probabilities: Tensor, number: float) -> int:
-    """Returns the token that a number from 0 to 1 falls on: the inverse of the cumulative distribution."""
-    return int((probabilities.cumsum(0) <= number * float(probabilities.sum())).sum())
+def edges_of(probabilities: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Returns the cumulated probabilities, and the tokens in that order: by likelihood where there is a filter."""
+    if sampling.top_k or sampling.top_p < 1 or sampling.min_p:
+        probabilities, tokens = probabilities.sort(descending=True, stable=True)
+        return probabilities.cumsum(0), tokens
+    return probabilities.cumsum(0), torch.arange(len(probabilities))
 
 
 samplings = st.builds(
@@ -104,10 +107,9 @@ class TestAgainstTransformers:
             _, sampling, position = wishes[i]
             expected = by_transformers(logits[i], histories[i], sampling)
             number = chance(sampling.seed or 0, position)
-            edges = expected.cumsum(0)
-            near_an_edge = float((edges - number).abs().min()) < 1e-4
-            assert choice.token_id == in_order_of_ids(expected, number) or near_an_edge
-            assert expected[choice.token_id] > 0 or near_an_edge
+            edges, tokens = edges_of(expected, sampling)
+            if float((edges - number).abs().min()) > 1e-5:
+                assert choice.token_id == int(tokens[int((edges <= number).sum())])
 
     @pytest.mark.parametrize("scale", [0.01, 1.0, 3.0, 30.0])
     @pytest.mark.parametrize(
@@ -176,16 +178,27 @@ class TestTheChance:
             assert one(logits, temperature=1.0, top_k=1, position=position).token_id == 7
             assert one(logits, temperature=1.0, top_p=0.001, position=position).token_id == 7
             assert one(logits, temperature=1.0, top_k=2, position=position).token_id in (7, 90)
-            assert one(logits, temperature=1.0, min_p=1.0, position=position).token_id in (7, 90, 2000)
 
-    @pytest.mark.parametrize("width", [1, 2, 8, 4999])
+    @pytest.mark.parametrize("wishes", [{}, {"top_p": 0.999}, {"top_k": 3}])
+    def test_the_greatest_chance_draws_the_last_token_that_can_be(
+        self, wishes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "chance", lambda seed, position: 1 - 2**-53)
+        assert one([1.0, 0.9, 0.8, -1000.0, -math.inf], temperature=1.0, **wishes).token_id == 2
+
+    def test_tokens_on_the_very_border_of_min_p_are_kept(self) -> None:
+        logits = torch.tensor([5.0, 0.0, 5.0, 5.0])
+        drawn = {one(logits, temperature=1.0, min_p=1.0, position=position).token_id for position in range(50)}
+        assert drawn == {0, 2, 3}
+
+    @pytest.mark.parametrize("width", [1, 2, 8, 4999, 10_000])
     def test_how_many_candidates_are_looked_at_first_changes_nothing(
         self, width: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         logits = torch.stack([row(i, scale=0.5 + i) for i in range(8)]).mul(2).round().div(2)
         draws = [draw(i, temperature=1.0, top_k=(0, 9)[i % 2], top_p=0.97, min_p=1e-4, position=i) for i in range(8)]
         usual = choose(logits, draws)
-        monkeypatch.setattr(module, "_WIDTHS", (width,))
+        monkeypatch.setattr(module, "_WIDTH", width)
         assert choose(logits, draws) == usual
 
 
@@ -196,7 +209,7 @@ class TestGreedy:
     def test_the_lowest_of_equals_is_taken(self) -> None:
         assert one([0.0, 2.0, 2.0]).token_id == 1
 
-    @pytest.mark.parametrize("temperature", [1e-45, 1e-6, 1e-3])
+    @pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-6, 1e-3])
     def test_next_to_no_temperature_takes_the_likeliest(self, temperature: float) -> None:
         logits = row(2)
         for position in range(20):
@@ -227,6 +240,11 @@ class TestPenaltyAndBias:
             draw(2, history=(0,), repetition_penalty=1.1),
         ]
         assert [choice.token_id for choice in choose(logits, draws)] == [1, 0, 0]
+
+    @pytest.mark.parametrize("wishes", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.9}])
+    def test_a_penalty_may_take_logits_out_of_the_range_of_numbers(self, wishes: dict[str, Any]) -> None:
+        assert one([3e38, -3e38, 0.0], history=(0, 1), repetition_penalty=0.5, **wishes).token_id == 0
+        assert one([3e38, -3e38, 0.0], history=(0, 1), repetition_penalty=2.0, **wishes).token_id == 0
 
     def test_bias_can_force_and_forbid(self) -> None:
         assert one([2.0, 1.5, -1.0], logit_bias=((2, 100.0),)).token_id == 2
@@ -335,14 +353,14 @@ class TestBlends:
         double = Draw(
             sequence=0,
             works=(0, 1),
-            weights=(0.3, 0.7),
+            weights=(3.0, 7.0) if mixing is Mixing.ARITHMETIC else (0.3, 0.7),
             mixing=mixing,
             sampling=sampling,
             history=history,
             position=3,
         )
         alone, blended = choose(logits.unsqueeze(0), [single])[0], choose(logits.expand(2, -1), [double])[0]
-        edges = by_transformers(logits, history, sampling).cumsum(0)
+        edges, _ = edges_of(by_transformers(logits, history, sampling), sampling)
         if float((edges - chance(sampling.seed or 0, 3)).abs().min()) > 1e-4:
             assert blended.token_id == alone.token_id
             assert blended.logprob == pytest.approx(alone.logprob, abs=1e-4)
