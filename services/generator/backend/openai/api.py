@@ -264,6 +264,15 @@ def failure(response: httpx2.Response, content: bytes) -> TandemError:
     return Unavailable(f"the model server answered {status}", retry_after_s=_retry_after(response))
 
 
+def error_type(content: bytes) -> str:
+    """Returns the word that classifies a refusal: nothing else of it may stand in a log, it may quote prompts."""
+    try:
+        word = json.loads(content)["error"]["type"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return word if isinstance(word, str) and re.fullmatch(r"[A-Za-z_]{1,40}", word) else ""
+
+
 def prompt_too_long() -> InvalidInput:
     """Returns the refusal of a prompt beyond the context of the server's model."""
     fault = FieldViolation("prompt", "does not fit the model's context")

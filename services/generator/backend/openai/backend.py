@@ -7,6 +7,7 @@ refused.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -32,6 +33,7 @@ from services.generator.domain import (
 from services.generator.metrics import GeneratorMetrics
 from tandem.errors import DeadlineExceeded, TandemError, Unavailable
 
+log = logging.getLogger(__name__)
 _MAX_ERROR_BYTES = 65_536
 
 
@@ -91,7 +93,7 @@ class OpenAiBackend:
         _check(request)
         lineage = Lineage(model=self.model.name, model_sha256=self.model.sha256)
         sequence = Sequence(lineage=lineage, max_tokens=request.sampling.max_tokens)
-        with self._watched(sequence) as span:
+        with self._watched(sequence, tenant=request.tenant) as span:
             async with self._place(request, sequence) as flow:
                 async with aclosing(self._chunks(request, span)) as chunks:
                     async for chunk in chunks:
@@ -141,7 +143,10 @@ class OpenAiBackend:
             if response.status_code == httpx2.codes.OK:
                 return response
             try:
-                return api.failure(response, await _read(response))
+                content = await _read(response)
+                kind = api.error_type(content)
+                log.warning("the model server refused", extra={"status": response.status_code, "type": kind})
+                return api.failure(response, content)
             finally:
                 await response.aclose()
 
@@ -187,7 +192,7 @@ class OpenAiBackend:
             raise Unavailable("the connection to the model server failed") from error
 
     @contextmanager
-    def _watched(self, sequence: Sequence) -> Iterator[Span]:
+    def _watched(self, sequence: Sequence, *, tenant: str) -> Iterator[Span]:
         """Counts how a sequence ends and how long it took."""
         span = self._tracer.start_span("generator.sequence")
         span.set_attribute("gen_ai.request.model", self.model.name)
@@ -206,22 +211,26 @@ class OpenAiBackend:
             outcome = "cancelled"
             raise
         finally:
-            self._observe(sequence, sequence.finish if sequence.closed else outcome)
-            counts = sequence.counts
-            span.set_attribute("gen_ai.usage.input_tokens", counts.input_tokens if counts else 0)
-            span.set_attribute("gen_ai.usage.output_tokens", counts.output_tokens if counts else 0)
+            if reason := sequence.finish if sequence.closed else outcome:
+                self._metrics.sequences.labels(reason).inc()
+            self._observe(sequence, tenant)
+            span.set_attribute("gen_ai.usage.input_tokens", sequence.counts.input_tokens if sequence.counts else 0)
+            span.set_attribute("gen_ai.usage.output_tokens", sequence.counts.output_tokens if sequence.counts else 0)
             span.end()
 
-    def _observe(self, sequence: Sequence, outcome: str | None) -> None:
-        if outcome is not None:
-            self._metrics.sequences.labels(outcome).inc()
+    def _observe(self, sequence: Sequence, tenant: str) -> None:
+        metrics = self._metrics
         if sequence.first is not None and sequence.last is not None:
-            self._metrics.time_to_first_token.observe(sequence.first - sequence.arrived)
-            if len(sequence.tokens) > 1:
+            metrics.time_to_first_token.observe(sequence.first - sequence.arrived)
+            if sequence.closed and len(sequence.tokens) > 1:
                 mean = (sequence.last - sequence.first) / (len(sequence.tokens) - 1)
-                self._metrics.time_per_output_token.observe(mean)
-        if sequence.counts is not None:
-            self._metrics.decode_tokens.inc(sequence.counts.output_tokens)
+                metrics.time_per_output_token.observe(mean)
+        if counts := sequence.counts:
+            metrics.prefill_tokens.inc(counts.input_tokens - counts.cached_tokens)
+            metrics.prefix_hit_tokens.inc(counts.cached_tokens)
+            metrics.decode_tokens.inc(counts.output_tokens)
+            metrics.tenant_tokens.labels(tenant, "input").inc(counts.input_tokens)
+            metrics.tenant_tokens.labels(tenant, "output").inc(counts.output_tokens)
 
 
 def _check(request: GenerateInput) -> None:

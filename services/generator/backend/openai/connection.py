@@ -43,7 +43,7 @@ def _client(config: GeneratorConfig) -> httpx2.AsyncClient:
         url = httpx2.URL(config.openai_url)
     except httpx2.InvalidURL as error:
         raise ConfigError("GENERATOR_OPENAI_URL is no URL") from error
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+    if url.scheme not in ("http", "https") or not url.host or "%" in url.host or url.userinfo:
         raise ConfigError("GENERATOR_OPENAI_URL must be like http://host:8000/v1, without a user or password")
     headers = {}
     if config.openai_key_file is not None:
