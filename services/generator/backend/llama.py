@@ -191,7 +191,7 @@ def rotary_order(shape: LlamaShape) -> Tensor:
 
 def reorder_rotary(weight: Tensor, order: Tensor) -> Tensor:
     """Returns the rows of a query or key projection with each head's dimensions in the given order."""
-    heads = weight.view(-1, len(order), *weight.shape[1:])
+    heads = weight.view(len(weight) // len(order), len(order), *weight.shape[1:])
     return heads[:, order].reshape(weight.shape)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from services.generator.backend import weights
@@ -62,7 +63,7 @@ def load(config: GeneratorConfig) -> Loaded:
     try:
         loaded = _load(folder, config, precision)
         warm_up(loaded.runner)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ConfigError(f"the model in {folder} cannot be loaded: {error}") from error
     log.info(
         "model loaded",

@@ -43,10 +43,14 @@ def read_weights(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     for name in [key[len(prefix) : -len(suffix)] for key in tensors if key.endswith(suffix)]:
         a = tensors[f"{prefix}{name}.lora_A.weight"].float()
         b = tensors[f"{prefix}{name}.lora_B.weight"].float() * adapter.scale
-        if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
+        if not (_all_finite(a) and _all_finite(b)):
             raise ValueError("the weights are not all finite numbers")
         found[name] = (a, b)
     return found
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
 
 
 class AdapterBank:
@@ -127,6 +131,8 @@ class AdapterBank:
                     blocks.append(reorder_rotary(b, order) if name.endswith(("q_proj", "k_proj")) else b)
                 matrices = torch.cat(rows), torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
                 a, b = (matrix.to(self._device, self._dtype) for matrix in matrices)
+                if not (_all_finite(a) and _all_finite(b)):
+                    raise ValueError(f"the weights of layer {number} are not finite numbers in {self._dtype}")
                 fused[number, part] = (a, b)
         if left:
             raise ValueError(f"the model has no layer {min(left)}")
@@ -172,16 +178,17 @@ class Active:
         a, b = matrices
         low = x.to(a.dtype) @ a.t()
         if self.rows is not None:
-            low.mul_(self._mask(self.rows, self.stack.columns[layer, part], low))
+            # Not a product with 0: what another row's adapter makes of this row may be infinite.
+            low.masked_fill_(self._mask(self.rows, self.stack.columns[layer, part]), 0)
         if out.dtype == b.dtype:
             out.addmm_(low, b)
         else:
             out.add_(low @ b)
 
-    def _mask(self, rows: Tensor, ranks: tuple[int, ...], like: Tensor) -> Tensor:
-        """Returns 1 where a column belongs to the row's adapter, else 0; most layers share one."""
+    def _mask(self, rows: Tensor, ranks: tuple[int, ...]) -> Tensor:
+        """Tells where a column belongs to another adapter than the row's; most layers share one mask."""
         mask = self.masks.get(ranks)
         if mask is None:
             owner = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks)).to(rows.device)
-            mask = self.masks[ranks] = (rows.unsqueeze(1) == owner).to(like.dtype)
+            mask = self.masks[ranks] = rows.unsqueeze(1) != owner
         return mask
