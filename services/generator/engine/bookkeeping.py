@@ -9,7 +9,7 @@ from services.generator.engine.reply import Reply, ScoreReply
 from services.generator.engine.scheduler import Flight, News, Scheduler
 from services.generator.engine.sequence import Sequence
 from services.generator.metrics import GeneratorMetrics
-from tandem.errors import Cancelled, DeadlineExceeded, Internal, TandemError
+from tandem.errors import Cancelled, DeadlineExceeded, Internal, Overloaded, TandemError
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +31,19 @@ class Bookkeeping:
         self._owners[sequence.id] = sequence, reply
         self._scheduler.add(sequence)
 
-    def refused(self) -> None:
-        """Notes that a call found the queue full."""
-        self._metrics.refused.inc()
+    def enter(self) -> None:
+        """Lets a call wait at the door; raises Overloaded where too many do."""
+        try:
+            self._door.enter()
+        except Overloaded:
+            self._metrics.refused.inc()
+            raise
+        self._metrics.waiting.set(self._door.waiting)
+
+    def turn_away(self) -> None:
+        """Takes a call from the door that comes to nothing."""
+        self._door.leave()
+        self._metrics.waiting.set(self._door.waiting)
 
     def deliver(self, news: News, measured: tuple[Flight, float] | None) -> None:
         """Sends the events, counts, and lets go of what has left."""

@@ -9,9 +9,11 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from opentelemetry.trace import Tracer
 
@@ -38,11 +40,12 @@ from services.generator.engine.bookkeeping import Bookkeeping
 from services.generator.engine.checks import check_bias, check_features, check_score, fit_output
 from services.generator.engine.door import Door
 from services.generator.engine.pace import Pace
-from services.generator.engine.reply import PinnedEvents, Reply, ScoreReply, Vocabulary
+from services.generator.engine.pins import PinnedCall, PinnedEvents
+from services.generator.engine.reply import Reply, ScoreReply, Vocabulary
 from services.generator.engine.scheduler import Flight, Scheduler
 from services.generator.engine.sequence import Sequence, Stream
 from services.generator.metrics import GeneratorMetrics
-from tandem.errors import Cancelled, DeadlineExceeded, Internal, Overloaded, TandemError, Unavailable
+from tandem.errors import Cancelled, DeadlineExceeded, Internal, TandemError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +76,6 @@ class Engine:
         self._vocabulary = Vocabulary(tokenizer)
         self._tracer = tracer
         self._on_failure = on_failure
-        self._door = Door(max_waiting=limits.max_waiting, max_running=limits.max_running)
         self._scheduler = Scheduler(
             limits=limits,
             pool=BlockPool(
@@ -85,7 +87,8 @@ class Engine:
                 max_stretch=limits.max_step_stretch,
             ),
         )
-        self._books = Bookkeeping(scheduler=self._scheduler, door=self._door, metrics=metrics)
+        door = Door(max_waiting=limits.max_waiting, max_running=limits.max_running)
+        self._books = Bookkeeping(scheduler=self._scheduler, door=door, metrics=metrics)
         self._ids = itertools.count()
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generator-model")
@@ -112,20 +115,15 @@ class Engine:
         """
         return PinnedEvents(self._generate(request), request.pins)
 
-    async def score(self, request: ScoreInput) -> tuple[list[Score], Usage]:
+    def score(self, request: ScoreInput) -> Coroutine[Any, Any, tuple[list[Score], Usage]]:
         """Returns the score of each item, in order, and what all cost; raises as generate does."""
         pins = () if request.pin is None else (request.pin,)
+        return PinnedCall(self._score(request, pins), pins)
+
+    async def _score(self, request: ScoreInput, pins: tuple[Pin, ...]) -> tuple[list[Score], Usage]:
         reply = ScoreReply(pins=pins, vocabulary=self._vocabulary, with_entropy=Feature.ENTROPY in self.features)
-        try:
-            self._enter(request)
-            try:
-                reply.expect(await self._score_sequences(request))
-            except BaseException:
-                self._door.leave()
-                raise
-        except BaseException:
-            _release(pins)
-            raise
+        with self._arrival(request, pins):
+            reply.expect(await self._score_sequences(request))
         for sequence in reply.sequences:
             self._books.add(sequence, reply)
         self._wake.set()
@@ -140,16 +138,8 @@ class Engine:
         return reply.scores(), reply.usage()
 
     async def _generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
-        try:
-            self._enter(request)
-            try:
-                sequence, reply = await self._sequence(request)
-            except BaseException:
-                self._door.leave()
-                raise
-        except BaseException:
-            _release(request.pins)
-            raise
+        with self._arrival(request, request.pins):
+            sequence, reply = await self._sequence(request)
         self._books.add(sequence, reply)
         self._wake.set()
         span = self._tracer.start_span("generator.sequence")
@@ -170,20 +160,30 @@ class Engine:
             span.end()
             self._cancel(sequence)
 
-    def _enter(self, request: GenerateInput | ScoreInput) -> None:
-        """Lets a call wait; raises what speaks against it before anything is tokenised."""
+    @contextmanager
+    def _arrival(self, request: GenerateInput | ScoreInput, pins: Collection[Pin]) -> Iterator[None]:
+        """Holds a call's place at the door until its sequences are made; a call that fails before loses its pins."""
+        try:
+            self._check(request)
+            self._books.enter()
+            try:
+                yield
+            except BaseException:
+                self._books.turn_away()
+                raise
+        except BaseException:
+            for pin in pins:
+                pin.release()
+            raise
+
+    def _check(self, request: GenerateInput | ScoreInput) -> None:
+        """Raises what speaks against a request before anything is tokenised."""
         self._check_serving()
         check_features(request, self.features)
         if isinstance(request, GenerateInput):
             check_bias(request, self.model)
         if request.deadline is not None and request.deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline had passed on arrival")
-        try:
-            self._door.enter()
-        except Overloaded:
-            self._books.refused()
-            raise
-        self._books.gauge()
 
     def _check_serving(self) -> None:
         if self._task is None or self._stopping or self._task.done():
@@ -290,28 +290,32 @@ class Engine:
             self._scheduler.expire(now)
             step = self._scheduler.plan(now)
             flight, news = self._scheduler.flight, self._scheduler.collect()
-            if step is None:
+            if step is None or flight is None:
                 if self._scheduler.num_running or self._scheduler.num_waiting:
                     raise RuntimeError("sequences wait, yet there is nothing to compute")
-                if news.released:
-                    await asyncio.get_running_loop().run_in_executor(self._thread, self._runner.release, news.released)
                 self._books.deliver(news, measured)
                 measured = None
+                await self._forget(news.released)
                 await self._wake.wait()
                 continue
             self._future = asyncio.get_running_loop().run_in_executor(self._thread, self._compute, step, news.released)
             self._books.deliver(news, measured)
-            measured = None
-            failure = await self._landed(self._future)
-            now = time.monotonic()
-            if failure is not None:
-                log.error("a step of the model failed", exc_info=failure, extra={"works": len(step.works)})
-                self._scheduler.fail(now=now)
-                continue
-            result, seconds = self._future.result()
-            self._scheduler.apply(result, now=now, seconds=seconds)
-            if flight is not None:
-                measured = flight, seconds
+            measured = await self._land(self._future, flight)
+        await self._wind_down(measured)
+
+    async def _land(
+        self, future: asyncio.Future[tuple[StepResult, float]], flight: Flight
+    ) -> tuple[Flight, float] | None:
+        """Waits for the step in progress and hands its result to the scheduler; None if it failed."""
+        failure = await self._landed(future)
+        now = time.monotonic()
+        if failure is not None:
+            log.error("a step of the model failed", exc_info=failure, extra={"works": len(flight.works)})
+            self._scheduler.fail(now=now)
+            return None
+        result, seconds = future.result()
+        self._scheduler.apply(result, now=now, seconds=seconds)
+        return flight, seconds
 
     async def _landed(self, future: asyncio.Future[tuple[StepResult, float]]) -> BaseException | None:
         """Waits for the step in progress, and meanwhile answers those whose deadline passes."""
@@ -322,6 +326,19 @@ class Engine:
             if not future.done():
                 self._books.late(self._scheduler.expire(time.monotonic()))
         return future.exception()
+
+    async def _wind_down(self, measured: tuple[Flight, float] | None) -> None:
+        """Ends everyone between two steps."""
+        now = time.monotonic()
+        for sequence in self._scheduler.everyone():
+            self._scheduler.cancel(sequence, Unavailable("the generator is stopping"), now=now)
+        news = self._scheduler.collect()
+        self._books.deliver(news, measured)
+        await self._forget(news.released)
+
+    async def _forget(self, streams: list[int]) -> None:
+        if streams:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._runner.release, streams)
 
     def _compute(self, step: Step, released: list[int]) -> tuple[StepResult, float]:
         if released:
@@ -344,8 +361,3 @@ def _check_result(step: Step, result: StepResult) -> None:
 
 def _key(pin: Pin | None) -> str | None:
     return None if pin is None else pin.adapter.key
-
-
-def _release(pins: tuple[Pin, ...]) -> None:
-    for pin in pins:
-        pin.release()

@@ -1,11 +1,8 @@
 """What callers get: the events of a generation, the scores of a call."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from collections.abc import Sequence as Tokens
+from collections.abc import Callable
 from functools import lru_cache
-from types import TracebackType
-from typing import Any
 
 from services.generator.domain import (
     Alternative,
@@ -220,41 +217,3 @@ class ScoreReply:
             greedy=all(score.greedy for score in sequence.scores),
             tokens=tokens,
         )
-
-
-class PinnedEvents(AsyncGenerator[Event, None]):
-    """Passes a generator's events on, and releases the pins of one that is never begun: then none of its code runs."""
-
-    def __init__(self, events: AsyncGenerator[Event, None], pins: Tokens[Pin]) -> None:
-        self._events = events
-        self._pins = pins
-        self._begun = False
-
-    async def asend(self, value: None) -> Event:
-        """Returns the next event."""
-        self._begun = True
-        return await self._events.asend(value)
-
-    async def athrow(
-        self,
-        typ: Any,
-        val: BaseException | object = None,
-        tb: TracebackType | None = None,
-    ) -> Event:
-        """Raises an error where the generator stands."""
-        self._drop()
-        return await self._events.athrow(typ, val, tb)
-
-    async def aclose(self) -> None:
-        """Ends the generator."""
-        self._drop()
-        await self._events.aclose()
-
-    def __del__(self) -> None:
-        self._drop()
-
-    def _drop(self) -> None:
-        if not self._begun:
-            self._begun = True
-            for pin in self._pins:
-                pin.release()
