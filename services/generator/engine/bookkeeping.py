@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 from services.generator.domain import FinishReason
 from services.generator.engine.door import Door
+from services.generator.engine.flight import Flight, News
 from services.generator.engine.reply import Reply, ScoreReply
-from services.generator.engine.scheduler import Flight, News, Scheduler
+from services.generator.engine.scheduler import Scheduler
 from services.generator.engine.sequence import Sequence
 from services.generator.metrics import GeneratorMetrics
 from tandem.errors import Cancelled, DeadlineExceeded, Internal, Overloaded, TandemError

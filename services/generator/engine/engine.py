@@ -39,10 +39,11 @@ from services.generator.engine.blocks import BlockPool
 from services.generator.engine.bookkeeping import Bookkeeping
 from services.generator.engine.checks import check_bias, check_features, check_score, fit_output
 from services.generator.engine.door import Door
+from services.generator.engine.flight import Flight
 from services.generator.engine.pace import Pace
 from services.generator.engine.pins import PinnedCall, PinnedEvents
 from services.generator.engine.reply import Reply, ScoreReply, Vocabulary
-from services.generator.engine.scheduler import Flight, Scheduler
+from services.generator.engine.scheduler import Scheduler
 from services.generator.engine.sequence import Sequence, Stream
 from services.generator.metrics import GeneratorMetrics
 from tandem.errors import Cancelled, DeadlineExceeded, Internal, TandemError, Unavailable

@@ -13,53 +13,18 @@ any time. What happened is collected in `news`.
 
 import heapq
 from collections.abc import Sequence as Tokens
-from dataclasses import dataclass, field
 
-from services.generator.domain import Choice, Draw, FinishReason, Limits, Priority, Step, StepResult, Work
-from services.generator.engine.blocks import BlockPool, Node
+from services.generator.domain import FinishReason, Limits, Priority, Step, StepResult
+from services.generator.engine.blocks import BlockPool
 from services.generator.engine.fairness import OUTPUT_COST, Flows
+from services.generator.engine.flight import Flight, News
+from services.generator.engine.memory import Memory
 from services.generator.engine.pace import Pace
 from services.generator.engine.sequence import Sequence, Stream
 from tandem.errors import DeadlineExceeded, Internal, TandemError
 
 _PATIENCE = 4
 """After so many preemptions a batch sequence gives way no sooner than an interactive one."""
-
-
-@dataclass
-class News:
-    """Is what happened since it was last collected, for those who answer callers."""
-
-    started: list[Sequence] = field(default_factory=list)
-    drawn: list[tuple[Sequence, Choice]] = field(default_factory=list)
-    ended: list[Sequence] = field(default_factory=list)
-    """Have left the runner, or never reached it: nothing of theirs runs any more."""
-    released: list[int] = field(default_factory=list)
-    """Streams that the runner may forget."""
-    preempted: int = 0
-    looked_up: int = 0
-    hits: int = 0
-
-
-@dataclass
-class Flight:
-    """Is the step in progress."""
-
-    works: list[Work] = field(default_factory=list)
-    draws: list[Draw] = field(default_factory=list)
-    drawing: list[Sequence] = field(default_factory=list)
-    scoring: dict[int, Sequence] = field(default_factory=dict)
-    members: dict[int, Sequence] = field(default_factory=dict)
-    rows: int = 0
-    tokens: int = 0
-    """Of the prompts, as against the rows that decode."""
-
-    @property
-    def kind(self) -> str:
-        """Returns "prefill", "decode" or "mixed"."""
-        if not self.tokens:
-            return "decode"
-        return "mixed" if self.rows else "prefill"
 
 
 class Scheduler:
@@ -69,6 +34,7 @@ class Scheduler:
         self.pool = pool
         self.news = News()
         self.flight: Flight | None = None
+        self._memory = Memory(pool)
         self._limits = limits
         self._pace = pace
         self._flows = Flows()
@@ -162,7 +128,7 @@ class Scheduler:
         if not flight.works:
             return None
         self.flight = flight
-        return Step(tuple(flight.works), tuple(flight.draws))
+        return flight.step
 
     def apply(self, result: StepResult, *, now: float, seconds: float) -> None:
         """Takes what the step brought and how long it took; sequences that are complete leave."""
@@ -190,7 +156,8 @@ class Scheduler:
         flight = self._land()
         lost = {block for work in flight.works for block in work.blocks}
         self.pool.forget(lost)
-        for sequence in list(self._running):
+        # The last one first, so that those who give way queue in the order of their start.
+        for sequence in reversed(list(self._running)):
             if sequence.id in flight.members:
                 sequence.error = sequence.error or Internal("the model failed")
                 sequence.ended = sequence.ended or now
@@ -221,12 +188,8 @@ class Scheduler:
         sequence.running = False
         self._running.remove(sequence)
         self._width -= sequence.width
-        for stream in sequence.streams:
-            self.pool.release(stream.blocks)
-            self.news.released.append(stream.id)
-            stream.blocks = []
-            stream.computed = 0
-            stream.node = None
+        self.news.released += [stream.id for stream in sequence.streams]
+        self._memory.drop(sequence)
 
     def _preempt(self, sequence: Sequence) -> None:
         sequence.preemptions += 1
@@ -238,32 +201,24 @@ class Scheduler:
     def _grow(self) -> bool:
         """Gets the blocks that the next tokens need, the most important sequences first; True if no one gave way."""
         calm = True
-        size = self.pool.block_size
-        needy = [
-            sequence
-            for sequence in self._running
-            if any(len(stream.blocks) * size < len(stream.tokens) for stream in sequence.streams)
-        ]
+        lacks = self._memory.lacks
+        needy = [sequence for sequence in self._running if any(lacks(stream) for stream in sequence.streams)]
         for sequence in sorted(needy, key=_importance):
             for stream in sequence.streams:
-                while sequence.running and len(stream.blocks) * size < len(stream.tokens):
-                    if self.pool.available:
-                        stream.blocks.append(self.pool.allocate())
-                    else:
+                while sequence.running and lacks(stream):
+                    if not self._memory.grow(stream):
                         self._preempt(max(self._running, key=_importance))
                         calm = False
         return calm
 
     def _decode(self, flight: Flight, sequence: Sequence) -> None:
         """Adds the last token of each stream to the step."""
-        first = len(flight.works)
         for stream in sequence.streams:
-            self._work(flight, sequence, stream, 1)
+            flight.read(sequence, stream, 1)
+            self._memory.advance(stream, 1)
         flight.rows += sequence.width
-        flight.members[sequence.id] = sequence
         self._flows.charge(sequence, OUTPUT_COST * sequence.width)
-        if not sequence.targets:
-            self._draw(flight, sequence, first)
+        flight.draw(sequence)
 
     def _read(self, flight: Flight, sequence: Sequence, left: int) -> int:
         """Adds as much of the pending tokens as the budget allows, and returns what is left of it.
@@ -278,130 +233,55 @@ class Scheduler:
         if left < min(pending, self.pool.block_size, self._limits.max_prefill_tokens):
             return 0
         complete = pending <= left or pending == sequence.width
-        first, before = len(flight.works), flight.tokens
+        before = flight.tokens
         for stream in sequence.streams:
+            # Again, since the stream before may have filled what this one needs.
             self._take_over(sequence, stream)
             count = stream.pending if complete else min(left, stream.pending - 1)
             if count:
-                self._work(flight, sequence, stream, count)
-                left -= count
+                flight.read(sequence, stream, count)
+                self._memory.advance(stream, count)
                 flight.tokens += count
-        if flight.tokens > before:
-            flight.members[sequence.id] = sequence
-            self._flows.charge(sequence, flight.tokens - before)
-        if complete and not sequence.targets:
-            self._draw(flight, sequence, first)
+                left -= count
+        self._flows.charge(sequence, flight.tokens - before)
+        if complete:
+            flight.draw(sequence)
         return max(left, 0)
 
-    def _work(self, flight: Flight, sequence: Sequence, stream: Stream, count: int) -> None:
-        """Adds a stream's next tokens to the step and makes the blocks known that they fill."""
-        start, end = stream.computed, stream.computed + count
-        targets: Tokens[int] = ()
-        if sequence.targets:
-            scored = sequence.shareable(stream)
-            done = len(sequence.scores)
-            targets = sequence.targets[done : done + end - max(start, scored)] if end > scored else ()
-            if targets:
-                flight.scoring[len(flight.works)] = sequence
-        flight.works.append(
-            Work(
-                stream=stream.id,
-                tokens=tuple(stream.tokens[start:end]),
-                start=start,
-                blocks=tuple(stream.blocks),
-                adapter=stream.root[1],
-                targets=targets,
-            )
-        )
-        sequence.computed += count
-        size = self.pool.block_size
-        for full in range(start // size, end // size):
-            if stream.node is None:
-                break
-            tokens = tuple(stream.tokens[full * size : (full + 1) * size])
-            stream.node = self.pool.register(stream.node, tokens, stream.blocks[full])
-        stream.computed = end
-
-    def _draw(self, flight: Flight, sequence: Sequence, first: int) -> None:
-        if sequence.sampling is None:
-            return
-        flight.drawing.append(sequence)
-        flight.draws.append(
-            Draw(
-                sequence=sequence.id,
-                works=tuple(range(first, first + sequence.width)),
-                weights=sequence.weights,
-                mixing=sequence.mixing,
-                sampling=sequence.sampling,
-                # Not copied: it grows between two steps only.
-                history=sequence.streams[0].tokens,
-                position=sequence.num_tokens,
-                num_alternatives=sequence.num_alternatives,
-            )
-        )
+    def _take_over(self, sequence: Sequence, stream: Stream) -> None:
+        hits = self._memory.take_over(sequence, stream)
+        self.news.hits += hits
+        if not sequence.preemptions:
+            stream.cached += hits
 
     def _start(self, now: float) -> Sequence | None:
         """Starts the sequence whose turn it is; None if there is none or its place is not free yet."""
         sequence = self._flows.head()
         if sequence is None or (self._running and self._width + sequence.width > self._limits.max_running):
             return None
-        matches = [
-            self.pool.match(stream.root, stream.tokens, sequence.shareable(stream)) for stream in sequence.streams
-        ]
-        held = {id(node): node for nodes in matches for node in nodes}
-        needed = self.pool.unheld(held.values()) + sum(
-            self.pool.blocks_for(len(stream.tokens)) - len(nodes)
-            for stream, nodes in zip(sequence.streams, matches, strict=True)
-        )
         # Each row that runs may need a block soon, and then someone would have to give way.
-        if needed + self._width > self.pool.available:
+        if not self._memory.place(sequence, spare=self._width):
             return None
         self._flows.start(sequence)
-        for stream, nodes in zip(sequence.streams, matches, strict=True):
-            stream.blocks = [self.pool.hold(node) for node in nodes]
-        for stream, nodes in zip(sequence.streams, matches, strict=True):
-            self._fill(sequence, stream, nodes[-1] if nodes else self.pool.root(stream.root))
-        sequence.running = True
         self._running.append(sequence)
         self._width += sequence.width
+        sequence.running = True
+        for stream in sequence.streams:
+            stream.id = self._num_streams
+            self._num_streams += 1
+            self.news.looked_up += sequence.shareable(stream)
+            self.news.hits += stream.computed
         if sequence.started is None:
-            sequence.started = now
-            sequence.order = self._num_started
-            self._num_started += 1
-            self.news.started.append(sequence)
+            self._note_start(sequence, now)
         return sequence
 
-    def _fill(self, sequence: Sequence, stream: Stream, node: Node | None) -> None:
-        """Sets a stream up behind the blocks that it took over."""
-        stream.id = self._num_streams
-        self._num_streams += 1
-        stream.node = node
-        stream.computed = len(stream.blocks) * self.pool.block_size
-        missing = self.pool.blocks_for(len(stream.tokens)) - len(stream.blocks)
-        stream.blocks += [self.pool.allocate() for _ in range(missing)]
-        if sequence.started is None:
+    def _note_start(self, sequence: Sequence, now: float) -> None:
+        sequence.started = now
+        sequence.order = self._num_started
+        self._num_started += 1
+        for stream in sequence.streams:
             stream.cached = stream.computed
-        self.news.looked_up += sequence.shareable(stream)
-        self.news.hits += stream.computed
-
-    def _take_over(self, sequence: Sequence, stream: Stream) -> None:
-        """Goes on behind blocks that another sequence has filled, or fills in this step, since this one started."""
-        size = self.pool.block_size
-        limit = sequence.shareable(stream)
-        while stream.node is not None and stream.computed % size == 0 and stream.computed + size <= limit:
-            tokens = tuple(stream.tokens[stream.computed : stream.computed + size])
-            node = stream.node.children.get(tokens)
-            if node is None:
-                return
-            index = stream.computed // size
-            own = stream.blocks[index]
-            stream.blocks[index] = self.pool.hold(node)
-            self.pool.release([own])
-            stream.node = node
-            stream.computed += size
-            if sequence.preemptions == 0:
-                stream.cached += size
-            self.news.hits += size
+        self.news.started.append(sequence)
 
 
 def _importance(sequence: Sequence) -> tuple[bool, int]:
