@@ -22,6 +22,7 @@ from services.generator.domain import (
     Token,
     Usage,
 )
+from services.generator.engine.pins import PinnedEvents
 
 MODEL = ModelInfo(name="fake", sha256="ab" * 32, max_context_tokens=64, precision="float32", vocabulary_size=100)
 
@@ -58,8 +59,11 @@ class FakeBackend:
     async def stop(self) -> None:
         """Does nothing."""
 
-    async def generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
+    def generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
         """Yields the words of the reply."""
+        return PinnedEvents(self._generate(request), request.pins)
+
+    async def _generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
         try:
             self.requests.append(request)
             if self.fail is not None:

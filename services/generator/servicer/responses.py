@@ -15,6 +15,7 @@ from services.generator.domain import (
     Token,
     Usage,
 )
+from services.generator.engine.meaning import Samples
 from tandem.v1 import common_pb2
 from tandem.v1 import generator_service_pb2 as pb
 
@@ -62,6 +63,25 @@ def score(item: Score, *, with_tokens: bool) -> pb.ContinuationScore:
         num_tokens=len(item.tokens),
         greedy=item.greedy,
         tokens=[token_logprob(token) for token in item.tokens] if with_tokens else [],
+    )
+
+
+def samples(drawn: Samples) -> pb.SampleResponse:
+    """Returns several answers and how far they disagree."""
+    return pb.SampleResponse(
+        samples=[
+            pb.SampledText(
+                text=answer.text,
+                cluster=answer.cluster,
+                mean_logprob=answer.mean_logprob,
+                finish_reason=REASONS[answer.reason],
+            )
+            for answer in drawn.answers
+        ],
+        num_clusters=drawn.num_clusters,
+        semantic_entropy=drawn.semantic_entropy,
+        usage=usage(drawn.usage),
+        lineage=lineage(drawn.lineage),
     )
 
 

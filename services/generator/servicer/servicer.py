@@ -2,14 +2,14 @@
 
 import base64
 import binascii
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from services.generator.domain import Backend, Delta, Event, Feature, Finished, GenerateInput, Pin, Started
+from services.generator.domain import Backend, Delta, Feature, Finished, GenerateInput, Pin, Started
 from services.generator.engine import meaning
 from services.generator.registry import Registry
 from services.generator.servicer import checks, requests, responses
@@ -35,7 +35,8 @@ class GeneratorServicer(generator_service_pb2_grpc.GeneratorServiceServicer):
     """Serves what a backend can do; `adopt` gives it the backend once the model is there.
 
     Between taking a request's pins and handing them to the backend no method
-    waits, so that no caller who leaves can leave a pin behind.
+    waits, so that no caller who leaves can leave a pin behind; from then on
+    they are the backend's, even if it is never asked for an event.
     """
 
     def __init__(self) -> None:
@@ -98,9 +99,7 @@ class GeneratorServicer(generator_service_pb2_grpc.GeneratorServiceServicer):
         vocabulary_size = self._parts.backend.model.vocabulary_size
         requests.refuse(checks.sample(request, vocabulary_size=vocabulary_size))
         wanted = requests.sample_inputs(request, tenant=caller.tenant, pin=self._take_pin(caller))
-        async with _Handing(self._parts.backend, wanted) as backend:
-            drawn = await meaning.sample(backend, wanted)
-        return responses.samples(drawn)
+        return responses.samples(await meaning.sample(self._parts.backend, wanted))
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: _Context) -> pb.LoadAdapterResponse:
         """Loads the version of an adapter that lies in the caller's tenant's folder now."""
@@ -170,32 +169,6 @@ class GeneratorServicer(generator_service_pb2_grpc.GeneratorServiceServicer):
     def _need_adapters(self) -> None:
         if Feature.ADAPTERS not in self._parts.backend.features:
             raise FailedPrecondition("the configured backend has no adapters", reason="UNSUPPORTED_BY_BACKEND")
-
-
-class _Handing:
-    """Hands several requests to a backend one by one, and releases the pins of those that it never got.
-
-    Sequences are started by tasks of their own, and a task that is cancelled
-    before its first step never reaches the backend.
-    """
-
-    def __init__(self, backend: Backend, wanted: Iterable[GenerateInput]) -> None:
-        self._backend = backend
-        self._held: set[Pin] = {pin for one in wanted for pin in one.pins}
-
-    async def __aenter__(self) -> "_Handing":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for pin in self._held:
-            pin.release()
-
-    async def generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
-        """Does what the backend's does; the backend has the pins from the first event that is asked for."""
-        async with aclosing(self._backend.generate(request)) as events:
-            self._held.difference_update(request.pins)
-            async for event in events:
-                yield event
 
 
 def _page_token(name: str) -> str:
