@@ -56,6 +56,10 @@ class Flows:
             return None
         return min(flows, key=lambda flow: (flow.counter, flow.waiting[0].id)).waiting[0]
 
+    def had(self, sequence: Sequence) -> int:
+        """Returns what the flow of a sequence was served so far."""
+        return self._active[sequence.tenant, sequence.priority].counter
+
     def everyone(self) -> list[Sequence]:
         """Returns all sequences that wait."""
         return [sequence for flow in self._active.values() for sequence in flow.waiting]

@@ -7,10 +7,13 @@ neither. The budget is what stretches the base by the allowed factor.
 """
 
 from collections import deque
-from statistics import median
+from statistics import median_low
 
 _WINDOW = 15
 _PROBE_EVERY = 64
+_MIN_PROBES = 3
+"""So many measurements are believed: fewer might all be stalls."""
+
 _MIN_SAMPLE = 8
 """Fewer tokens than this tell more about the clock than about their cost."""
 
@@ -24,9 +27,15 @@ class _Median:
         self._last: deque[float] = deque(maxlen=_WINDOW)
         self.value: float | None = None
 
+    @property
+    def count(self) -> int:
+        """Returns how many measurements there are."""
+        return len(self._last)
+
     def add(self, value: float) -> None:
+        """Takes a measurement."""
         self._last.append(value)
-        self.value = median(self._last)
+        self.value = median_low(self._last)
 
 
 class Pace:
@@ -43,20 +52,20 @@ class Pace:
     def budget(self, rows: int) -> int:
         """Returns the prompt tokens that a step with so many decoding rows may read.
 
-        Now and then, and before anything is known about such a step, it is
-        0: one step without prompts shows what the rows alone take.
+        Now and then, and before enough is known about such a step, it is 0:
+        steps without prompts show what the rows alone take.
         """
         if not rows:
             return self._max_tokens
         size = rows.bit_length()
-        if self._unprobed.get(size, _PROBE_EVERY) >= _PROBE_EVERY:
+        base = self._bases.get(size)
+        if base is None or base.value is None or base.count < _MIN_PROBES or self._unprobed[size] >= _PROBE_EVERY:
             return 0
-        base = self._bases[size].value
-        if base is None or self._cost.value is None:
+        if self._cost.value is None:
             return self._min_tokens
-        if self._cost.value * self._max_tokens <= base * self._stretch:
+        if self._cost.value * self._max_tokens <= base.value * self._stretch:
             return self._max_tokens
-        return max(self._min_tokens, int(base * self._stretch / self._cost.value))
+        return max(self._min_tokens, int(base.value * self._stretch / self._cost.value))
 
     def observe(self, *, rows: int, tokens: int, seconds: float) -> None:
         """Takes the duration of a step that decoded `rows` and read `tokens` of prompts."""
@@ -66,7 +75,7 @@ class Pace:
             self._unprobed[size] = 0
             return
         if rows:
-            self._unprobed[size] = self._unprobed.get(size, _PROBE_EVERY) + 1
+            self._unprobed[size] = self._unprobed.get(size, 0) + 1
         if tokens < _MIN_SAMPLE:
             return
         known = self._bases.get(max(size, 1))

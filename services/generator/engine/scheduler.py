@@ -119,12 +119,7 @@ class Scheduler:
                 self._decode(flight, sequence)
             else:
                 reading.append(sequence)
-        left = min(self._pace.budget(flight.rows), self._limits.max_prefill_tokens)
-        for sequence in reading:
-            left = self._read(flight, sequence, left)
-        # What has just given way would start again right away, and take the blocks it gave.
-        while calm and left > 0 and (fresh := self._start(now)) is not None:
-            left = self._read(flight, fresh, left)
+        self._read_prompts(flight, reading, may_start=calm, now=now)
         if not flight.works:
             return None
         self.flight = flight
@@ -220,6 +215,27 @@ class Scheduler:
         self._flows.charge(sequence, OUTPUT_COST * sequence.width)
         flight.draw(sequence)
 
+    def _read_prompts(self, flight: Flight, reading: list[Sequence], *, may_start: bool, now: float) -> None:
+        """Shares the step's prompt tokens out: by what the flows had, and within one first come, first served.
+
+        So the long prompt of one tenant does not hold up the short ones of
+        others, nor batch work a person. may_start is False after someone gave
+        way, who would start again right away and take the blocks it gave.
+        """
+        left = min(self._pace.budget(flight.rows), self._limits.max_prefill_tokens)
+        had = self._flows.had
+        queue = sorted(reading, key=lambda sequence: (had(sequence), sequence.order), reverse=True)
+        while left > 0:
+            head = self._flows.head() if may_start else None
+            if head is not None and (not queue or had(head) < had(queue[-1])):
+                may_start = self._start(head, now)
+                if may_start:
+                    left = self._read(flight, head, left)
+            elif queue:
+                left = self._read(flight, queue.pop(), left)
+            else:
+                break
+
     def _read(self, flight: Flight, sequence: Sequence, left: int) -> int:
         """Adds as much of the pending tokens as the budget allows, and returns what is left of it.
 
@@ -254,14 +270,13 @@ class Scheduler:
         if not sequence.preemptions:
             stream.cached += hits
 
-    def _start(self, now: float) -> Sequence | None:
-        """Starts the sequence whose turn it is; None if there is none or its place is not free yet."""
-        sequence = self._flows.head()
-        if sequence is None or (self._running and self._width + sequence.width > self._limits.max_running):
-            return None
+    def _start(self, sequence: Sequence, now: float) -> bool:
+        """Starts the sequence whose turn it is; False if its place is not free yet, which no other may take."""
+        if self._running and self._width + sequence.width > self._limits.max_running:
+            return False
         # Each row that runs may need a block soon, and then someone would have to give way.
         if not self._memory.place(sequence, spare=self._width):
-            return None
+            return False
         self._flows.start(sequence)
         self._running.append(sequence)
         self._width += sequence.width
@@ -273,7 +288,7 @@ class Scheduler:
             self.news.hits += stream.computed
         if sequence.started is None:
             self._note_start(sequence, now)
-        return sequence
+        return True
 
     def _note_start(self, sequence: Sequence, now: float) -> None:
         sequence.started = now

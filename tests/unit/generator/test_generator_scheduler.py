@@ -379,6 +379,20 @@ def test_batch_work_gets_its_share_and_no_more() -> None:
     assert gaps == [9, 9], "eight of the others for each"
 
 
+@pytest.mark.parametrize("other", [{"tenant": "u"}, {"priority": Priority.INTERACTIVE}])
+def test_a_short_prompt_does_not_wait_for_the_long_one_of_another_flow(other: dict[str, object]) -> None:
+    bench = Bench(max_prefill_tokens=8)
+    long = bench.add(b"x" * 60, max_tokens=1, priority=Priority.BATCH)
+    for _ in range(2):
+        bench.step()
+    short = bench.add(b"short", max_tokens=1, **{"priority": Priority.BATCH, **other})  # type: ignore[arg-type]
+    bench.step()
+    bench.step()
+    assert bench.ended == [short]
+    bench.drain()
+    assert bench.drawn[long.id] == bench.expected(long)
+
+
 def test_a_cancelled_sequence_leaves_with_the_step_that_computes_it() -> None:
     bench = Bench()
     sequence = bench.add(b"hello", max_tokens=20)
