@@ -9,8 +9,9 @@ from torch import Tensor
 class KVPool:
     """Holds keys and values of all layers; memory is committed as blocks are first written.
 
-    A layer's part is (num_blocks, block_size, 2, kv_heads, head_dim), keys
-    before values.
+    A layer's part is (2 * kv_heads, num_blocks, block_size, head_dim), the
+    keys of all heads before the values: what is gathered of it for a batch
+    of works is laid out as one batched matrix product wants it.
     """
 
     def __init__(
@@ -26,10 +27,11 @@ class KVPool:
     ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        shape = (num_layers, num_blocks, block_size, 2, kv_heads, head_dim)
+        shape = (num_layers * 2 * kv_heads, num_blocks, block_size, head_dim)
         self._pool = torch.zeros(shape, dtype=dtype, device=device)
-        self.layers = list(self._pool.unbind(0))
-        self._slots = [layer.view(num_blocks * block_size, 2, kv_heads, head_dim) for layer in self.layers]
+        layers = self._pool.view(num_layers, 2 * kv_heads, num_blocks, block_size * head_dim)
+        self._blocks = list(layers.unbind(0))
+        self._slots = [layer.view(2 * kv_heads, num_blocks * block_size, head_dim) for layer in self._blocks]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -47,9 +49,11 @@ class KVPool:
             self._pool.index_fill_(1, torch.tensor(blocks, device=self._pool.device), 0)
 
     def store(self, layer: int, slots: Tensor, kv: Tensor) -> None:
-        """Writes keys and values (T, 2, kv_heads, head_dim) of a layer into slots (T,)."""
-        self._slots[layer].index_copy_(0, slots, kv)
+        """Writes keys and values (T, 2 * kv_heads, head_dim) of a layer into slots (T,)."""
+        self._slots[layer].index_copy_(1, slots, kv.transpose(0, 1))
 
-    def read(self, layer: int, table: Tensor) -> Tensor:
-        """Returns the blocks of a table (n,), one after the other: (n, block_size, 2, kv_heads, head_dim)."""
-        return self.layers[layer].index_select(0, table)
+    def read(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns keys and values in the blocks of a table (n,), each (kv_heads, n * block_size, head_dim)."""
+        found = self._blocks[layer].index_select(1, table)
+        keys, values = found.view(2, len(found) // 2, -1, self._slots[layer].shape[-1])
+        return keys, values

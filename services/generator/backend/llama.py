@@ -119,13 +119,13 @@ class Llama:
             turned.copy_(functional.rms_norm(turned, (s.head_dim,), None, s.eps).mul_(layer.qk_norm))
         wide = turned.float()  # the same memory where it is fp32 already
         torch.view_as_complex(wide.view(*wide.shape[:2], -1, 2)).mul_(turns)
+        wide[:, : s.heads].mul_(s.head_dim**-0.5)
         if wide.dtype != turned.dtype:
             turned.copy_(wide)
         heads = heads.to(pool.dtype)
-        kv = heads[:, s.heads :].view(-1, 2, s.kv_heads, s.head_dim)
-        pool.store(number, plan.slots, kv)
+        pool.store(number, plan.slots, heads[:, s.heads :])
         q = heads[:, : s.heads].view(-1, s.kv_heads, s.repeats, s.head_dim)
-        return attention.attend(q, kv, pool=pool, layer=number, plan=plan.groups).to(self.dtype)
+        return attention.attend(q, pool=pool, layer=number, plan=plan.groups).to(self.dtype)
 
     def _layer(self, checkpoint: Checkpoint, number: int) -> _Layer:
         s, prefix = self.shape, f"model.layers.{number}"

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from services.generator.backend import attention
-from services.generator.backend.kv import KVPool
 from services.generator.backend.llama import Llama, Plan
 from services.generator.backend.lora import AdapterBank
 from services.generator.backend.sampling import choose, score
@@ -44,12 +43,24 @@ class PagedRunner:
         order = attention.order(step.works, self.block_size)
         works = [step.works[i] for i in order]
         counts = [len(work.tokens) for work in works]
-        plan = _plan(works, self._pool, device=self._model.device, repeats=self._model.shape.repeats)
+        plan = self._plan(works)
         self._pool.clear(_fresh(works, self.block_size))
         active = self.adapters.active([work.adapter for work in works], counts)
         hidden = self._model.forward(plan, self._pool, active)
         ends = dict(zip(order, accumulate(counts), strict=True))
         return StepResult(self._choices(step, hidden, ends), self._scores(step, hidden, ends))
+
+    def _plan(self, works: Sequence[Work]) -> Plan:
+        size, shape, device = self.block_size, self._model.shape, self._model.device
+        places = [(work, position) for work in works for position in range(work.start, work.start + len(work.tokens))]
+        return Plan(
+            torch.tensor([token for work in works for token in work.tokens], device=device),
+            torch.tensor([position for _, position in places], device=device),
+            torch.tensor(
+                [work.blocks[position // size] * size + position % size for work, position in places], device=device
+            ),
+            attention.groups(works, self._pool, device=device, heads=shape.heads, kv_heads=shape.kv_heads),
+        )
 
     def _choices(self, step: Step, hidden: Tensor, ends: dict[int, int]) -> dict[int, Choice]:
         rows = [ends[index] - 1 for draw in step.draws for index in draw.works]
@@ -72,23 +83,6 @@ class PagedRunner:
             for index, found in zip(indices, score(logits, targets, works=indices), strict=True):
                 scores.setdefault(index, []).append(found)
         return {index: tuple(found) for index, found in scores.items()}
-
-
-def _plan(works: Sequence[Work], pool: KVPool, *, device: torch.device, repeats: int) -> Plan:
-    size = pool.block_size
-    tokens = [token for work in works for token in work.tokens]
-    positions = [work.start + place for work in works for place in range(len(work.tokens))]
-    slots = [
-        work.blocks[position // size] * size + position % size
-        for work in works
-        for position in range(work.start, work.start + len(work.tokens))
-    ]
-    return Plan(
-        torch.tensor(tokens, device=device),
-        torch.tensor(positions, device=device),
-        torch.tensor(slots, device=device),
-        attention.groups(works, pool, device=device, repeats=repeats),
-    )
 
 
 def _fresh(works: Sequence[Work], block_size: int) -> list[int]:
