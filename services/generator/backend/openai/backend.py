@@ -57,7 +57,6 @@ class OpenAiBackend:
         self._metrics = metrics
         self._tracer = tracer
         self._door = Door(max_running=limits.max_running, max_waiting=limits.max_waiting, metrics=metrics)
-        self._waits: set[asyncio.Timeout] = set()
         self._serving = False
 
     async def start(self) -> None:
@@ -67,8 +66,6 @@ class OpenAiBackend:
     async def stop(self) -> None:
         """Closes the door and the connections; whatever waits for the server fails with Unavailable."""
         self._serving = False
-        for wait in self._waits:
-            wait.reschedule(0.0)
         await self._client.aclose()
 
     def generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
@@ -174,19 +171,13 @@ class OpenAiBackend:
 
     @asynccontextmanager
     async def _bounded(self, deadline: float | None) -> AsyncIterator[None]:
-        """Bounds a wait by the caller's deadline and by our own stop; says which failures of the server mean what."""
+        """Bounds a wait by the caller's deadline; a connection that fails, or that our stop closed, is Unavailable."""
         if not self._serving:
             raise Unavailable("the generator is not running")
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()) as limit:
-                self._waits.add(limit)
-                try:
-                    yield
-                finally:
-                    self._waits.discard(limit)
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                yield
         except TimeoutError as error:
-            if not self._serving:
-                raise Unavailable("the generator is stopping") from error
             raise DeadlineExceeded("the deadline passed during generation") from error
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise Unavailable("the connection to the model server failed") from error
