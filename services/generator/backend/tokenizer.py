@@ -11,18 +11,31 @@ from tandem.errors import FailedPrecondition, InvalidInput
 
 
 class HfTokenizer:
-    """Encodes prompts and decodes tokens with a Hugging Face tokenizer."""
+    """Encodes prompts and decodes tokens with a Hugging Face tokenizer.
+
+    May be used from several threads: nothing of the tokenizer is switched on
+    or off for a call.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, end_tokens: frozenset[int]) -> None:
         self._tokenizer = tokenizer
-        self._special = [token for token in tokenizer.all_special_tokens if len(token) > 1]
-        self._special += [t.content for t in tokenizer.added_tokens_decoder.values() if len(t.content) > 1]
+        added = tokenizer.added_tokens_decoder
+        controls = {*tokenizer.all_special_tokens, *(token.content for token in added.values())}
+        # The longest first, so that none is found within what is left of another.
+        self._controls = sorted((token for token in controls if len(token) > 1), key=lambda token: (-len(token), token))
+        self.vocabulary_size: int = max([len(tokenizer), *(number + 1 for number in added)])
+        """One more than the greatest token id that encode returns."""
         self.end_tokens = end_tokens
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Returns the prompt's tokens; a chat is rendered with the template and the assistant's turn opened."""
         text = prompt if isinstance(prompt, str) else self._render(prompt)
         tokens: list[int] = self._tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
+        return tokens
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Returns the tokens of a text by itself; control tokens in it are broken up as in a turn of a chat."""
+        tokens: list[int] = self._tokenizer(self._plain(text), add_special_tokens=False)["input_ids"]
         return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -42,7 +55,7 @@ class HfTokenizer:
 
     def _plain(self, content: str) -> str:
         """Breaks up control tokens, so that a user or a passage cannot open another speaker's turn."""
-        for token in self._special:
+        for token in self._controls:
             content = content.replace(token, f"{token[0]} {token[1:]}")
         return content
 
