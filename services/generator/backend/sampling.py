@@ -30,6 +30,7 @@ _FAINTEST = -200.0
 _FLOOR = -1e4
 """Least log-probability that a logarithmic blend reckons with: keeps a weighted sum finite."""
 _COLDEST = 1e-6
+_NUMPY_DEVICE = "cpu"
 
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
@@ -271,21 +272,21 @@ def _placed(
 
 def _where_equal(rows: Tensor, values: Tensor) -> Tensor:
     """Returns the places, in all rows (S, V) written one after the other, that equal their row's value (S, 1)."""
-    if rows.device.type != "cpu":
+    if rows.device.type != _NUMPY_DEVICE:
         return (rows == values).view(-1).nonzero().squeeze(1)
     return torch.from_numpy(np.flatnonzero(rows.numpy() == values.numpy()))
 
 
 def _falling(rows: Tensor) -> Tensor:
     """Returns the values of each row in falling order."""
-    if rows.device.type != "cpu":
+    if rows.device.type != _NUMPY_DEVICE:
         return rows.sort(dim=-1, descending=True).values
     return torch.from_numpy(np.sort(rows.numpy(), axis=-1)).flip(-1)
 
 
 def _likeliest(rows: Tensor) -> Tensor:
     """Returns the place of the greatest value of each row, the first of equals."""
-    return rows.argmax(dim=-1) if rows.device.type != "cpu" else torch.from_numpy(rows.numpy().argmax(axis=-1))
+    return rows.argmax(dim=-1) if rows.device.type != _NUMPY_DEVICE else torch.from_numpy(rows.numpy().argmax(axis=-1))
 
 
 def _at(rows: Tensor, indices: Sequence[int]) -> Tensor:

@@ -201,6 +201,18 @@ class TestTheChance:
         monkeypatch.setattr(module, "_WIDTH", width)
         assert choose(logits, draws) == usual
 
+    @given(st.lists(st.tuples(st.integers(0, 1000), samplings), min_size=1, max_size=5))
+    def test_torch_alone_as_on_a_gpu_draws_the_same(self, wishes: list[tuple[int, Sampling]]) -> None:
+        logits = torch.stack([row(seed).mul(4).round().div(4) for seed, _ in wishes])
+        draws = [
+            Draw(sequence=i, works=(i,), sampling=sampling, history=(1, 2, 3), position=i)
+            for i, (_, sampling) in enumerate(wishes)
+        ]
+        usual = choose(logits, draws)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_NUMPY_DEVICE", "none")
+            assert choose(logits, draws) == usual
+
 
 PINNED = [0.652448, 0.034012, 0.366242]
 
