@@ -125,6 +125,7 @@ async def test_several_tokens_in_one_event_are_all_told():
     tokens = [event.token for event in told if isinstance(event, Delta)]
     assert [(token.token_id, token.text, token.logprob) for token in tokens] == [(3, "Go", -1.0), (4, "od", -2.0)]
     assert [event.text for event in told if isinstance(event, Delta)] == ["", "Good"]
+    assert tokens[0].alternatives[0].token_id == 3
     assert tokens[0].margin is not None
     assert tokens[1].margin is None
 
@@ -236,6 +237,7 @@ async def test_where_prompt_and_output_exceed_vllms_context_the_output_is_cut():
     server.answers.extend([Answer(status=400, body=refusal), Answer(body={"count": 12}), Answer(GOOD)])
     async with connected(server) as backend:
         await events(backend, request(max_tokens=28))
+    assert server.requests[1].body["max_tokens"] == 19
     assert [sent.path for sent in server.requests[1:]] == ["/v1/completions", "/tokenize", "/v1/completions"]
     assert server.requests[-1].body["max_tokens"] == 8
 

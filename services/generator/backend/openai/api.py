@@ -104,11 +104,13 @@ def body(request: GenerateInput, at: Served, *, max_tokens: int | None = None) -
     sampling = request.sampling
     prompt = request.streams[0].prompt
     count = max(_LEAST_ALTERNATIVES, request.num_alternatives)
+    # vLLM refuses more than the context at once; what is left of it beside the prompt, the server knows.
+    room = max(1, at.model.max_context_tokens - 1) if at.model.max_context_tokens else sampling.max_tokens
     asked: dict[str, Any] = {
         "model": at.model.name,
         "stream": True,
         "stream_options": {"include_usage": True},
-        "max_tokens": sampling.max_tokens if max_tokens is None else max_tokens,
+        "max_tokens": min(sampling.max_tokens, room) if max_tokens is None else max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
     }
@@ -225,8 +227,9 @@ def _tokens(logprobs: Json, ids: Sequence[int], num_alternatives: int) -> list[T
 
 
 def _token(item: Json, top: Sequence[Json], token_id: int | None, num_alternatives: int) -> Token:
+    """Returns the token; ids that the server does not tell are -1."""
     number = int(item.get("id", -1)) if token_id is None else int(token_id)
-    likeliest = sorted((_alternative(other) for other in top), key=lambda other: -other.logprob)
+    likeliest = sorted((_alternative(other, item, number) for other in top), key=lambda other: -other.logprob)
     margin = None
     if len(likeliest) >= _LEAST_ALTERNATIVES:
         margin = math.exp(likeliest[0].logprob) - math.exp(likeliest[1].logprob)
@@ -237,8 +240,9 @@ def _token(item: Json, top: Sequence[Json], token_id: int | None, num_alternativ
     )
 
 
-def _alternative(item: Json) -> Alternative:
-    return Alternative(int(item.get("id", -1)), str(item["token"]), _logprob(item["logprob"]))
+def _alternative(other: Json, chosen: Json, number: int) -> Alternative:
+    same = other["token"] == chosen["token"] and other["logprob"] == chosen["logprob"]
+    return Alternative(int(other.get("id", number if same else -1)), str(other["token"]), _logprob(other["logprob"]))
 
 
 def _logprob(value: object) -> float:
