@@ -18,18 +18,25 @@ SAME_WORDS = 0.8
 
 _TOKEN = re.compile(r"(?<!\w)[-−]?\d+(?:[.,]\d+)*|\d+(?:[.,]\d+)*|[^\W\d_]+|[%$€£]")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_NUMBERS = {word: str(number) for number, word in enumerate(_SMALL)} | {
-    "fifteen": "15", "twenty": "20", "thirty": "30", "forty": "40", "fifty": "50", "sixty": "60", "seventy": "70",
-    "eighty": "80", "ninety": "90", "hundred": "100", "thousand": "1000", "million": "1000000",
-}  # fmt: skip
-_UNITS = {"%": "percent", "$": "dollar", "usd": "dollar", "€": "euro", "eur": "euro", "£": "pound", "gbp": "pound"} | {
-    form: word
-    for word in ("percent", "dollar", "euro", "pound", "hour", "day", "week", "month", "quarter", "year", "km", "mile")
-    for form in (word, word + "s")
-}
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_NUMBERS = (
+    {word: str(number) for number, word in enumerate(_SMALL.split())}
+    | {word: f"{number}0" for number, word in enumerate(_TENS.split(), 2)}
+    | {"hundred": "100", "thousand": "1000", "million": "1000000"}
+)
+_MEASURES = "percent dollar euro pound hour day week month quarter year kilometre mile"
+_SIGNS = {"%": "percent", "$": "dollar", "€": "euro", "£": "pound"}
+_UNITS = (
+    _SIGNS
+    | {"usd": "dollar", "eur": "euro", "gbp": "pound", "km": "kilometre"}
+    | {form: word for word in _MEASURES.split() for form in (word, word + "s")}
+)
 _FORMS = _NUMBERS | _UNITS
-_AMOUNTS = frozenset({*_UNITS.values(), "half", "once", "twice", "thirteen", "fourteen", "sixteen", "seventeen"})
+_AMOUNTS = frozenset({*_UNITS.values(), "half", "once", "twice", "every", "each", "per", "working", "business"})
 _NEGATIONS = frozenset({"no", "not", "never", "none", "neither", "nor", "without", "nobody", "nothing"})
 
 

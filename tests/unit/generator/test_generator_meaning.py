@@ -1,9 +1,12 @@
 """Which answers say the same, how far they disagree, and how several are drawn."""
 
 import asyncio
+import json
 import math
 import sys
 from collections.abc import AsyncGenerator, Callable
+from itertools import combinations
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -32,9 +35,12 @@ from services.generator.domain import (
 from services.generator.engine.meaning import cluster, sample, say_the_same, semantic_entropy
 from tandem.errors import DeadlineExceeded, Overloaded
 
+QUESTIONS = Path(__file__).parents[3] / "examples" / "company" / "questions"
 SAME = [
     ("25 days", "The 25 Days."),
     ("two weeks", "2 weeks"),
+    ("fourteen days", "14 days"),
+    ("ninety km", "90 kilometres"),
     ("€1,000", "1000.00 euros"),
     ("25%", "25 per cent"),
     ("25 percent", "25 %"),
@@ -51,6 +57,8 @@ SAME = [
 ]
 DIFFERENT = [
     ("25 days", "30 days"),
+    ("3 days", "3 working days"),
+    ("2 years", "every 2 years"),
     ("Claims must be reported to the insurer within 25 days", "Claims must be reported to the insurer within 30 days"),
     ("You must tell the insurer in two days from the loss", "You must tell the insurer in three days from the loss"),
     ("You must tell the insurer within 25 days of the loss", "You must tell the insurer within 25 months of the loss"),
@@ -90,6 +98,17 @@ class TestSayingTheSame:
     def test_other_numbers_never_say_the_same(self, one: int, other: int) -> None:
         words = "the excess for all damage by storm and hail is {} for each single claim that is made"
         assert say_the_same(words.format(one), words.format(other)) == (one == other)
+
+
+def test_of_all_answers_of_the_sample_company_no_two_that_differ_are_taken_for_the_same() -> None:
+    lines = [line for path in sorted(QUESTIONS.glob("*.jsonl")) for line in path.read_text().splitlines()]
+    questions = [question for question in map(json.loads, lines) if "superseded_answers" in question]
+    answers = sorted({question["answers"][0] for question in questions if question["answers"]})
+    assert len(answers) > 200
+    assert [pair for pair in combinations(answers, 2) if say_the_same(*pair)] == []
+    for question in questions:
+        outdated = [*question["superseded_answers"], *question["forbidden_answers"]]
+        assert not any(say_the_same(new, old) for new in question["answers"] for old in outdated)
 
 
 class TestClusters:
