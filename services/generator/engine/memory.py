@@ -78,5 +78,4 @@ class Memory:
         for stream in sequence.streams:
             self._pool.release(stream.blocks)
             stream.blocks = []
-            stream.computed = 0
             stream.node = None

@@ -141,13 +141,33 @@ class Pins:
     def __init__(self) -> None:
         self.made = 0
         self.released: list[str] = []
+        self.held: set[str] = set()
+        """Keys that may be run on."""
 
     def pin(self, name: str = "law") -> Pin:
         adapter = Adapter(
             tenant="t", name=name, sha256="f" * 64, rank=2, scale=1.0, num_parameters=1, folder=Path("unused")
         )
         self.made += 1
-        return Pin(adapter, lambda: self.released.append(name))
+        self.held.add(adapter.key)
+        return Pin(adapter, lambda: self._release(adapter))
+
+    def _release(self, adapter: Adapter) -> None:
+        self.released.append(adapter.name)
+        self.held.discard(adapter.key)
+
+
+class Watchful(ToyRunner):
+    """Complains about steps on adapters whose pins are gone, before or after."""
+
+    pins: Pins
+
+    def run(self, step: Step) -> StepResult:
+        try:
+            return super().run(step)
+        finally:
+            if any(work.adapter is not None and work.adapter not in self.pins.held for work in step.works):
+                self.complaints.append("a step ran on an adapter that may be gone")
 
 
 async def text_of(engine: Engine, request: GenerateInput) -> tuple[str, Finished]:
@@ -284,6 +304,16 @@ async def test_a_scoring_that_is_left_frees_all_its_sequences() -> None:
 async def tokens_of_when_allowed(bench: Bench) -> None:
     bench.runner.allow(100)
     await tokens_of(bench.engine, ask("another", max_tokens=2))
+
+
+async def test_a_scoring_keeps_its_pin_until_the_last_item_is_done() -> None:
+    pins = Pins()
+    runner = Watchful()
+    runner.pins = pins
+    items = tuple(ScoreItem(prompt=f"prompt {n}", continuation="abc") for n in range(5))
+    async with running(runner, max_running=1) as bench:
+        await bench.engine.score(ScoreInput(items=items, tenant="t", pin=pins.pin()))
+    assert pins.released == ["law"]
 
 
 async def test_one_failed_item_fails_a_scoring_whole() -> None:
@@ -594,7 +624,8 @@ async def test_a_generation_that_is_never_begun_releases_its_pins(leave: str) ->
         elif leave == "throw":
             with pytest.raises(ValueError):
                 await events.athrow(ValueError("gone"))
-        del events
+        else:
+            del events
         assert pins.released == ["law"]
 
 
@@ -646,7 +677,8 @@ async def test_what_happens_is_counted() -> None:
 @given(st.data())
 async def test_whoever_leaves_whenever_all_pins_and_blocks_come_back(data: st.DataObject) -> None:
     pins = Pins()
-    runner = ToyRunner(num_blocks=12, shares_blocks=data.draw(st.booleans()))
+    runner = Watchful(num_blocks=12, shares_blocks=data.draw(st.booleans()))
+    runner.pins = pins
     limits = {"max_running": data.draw(st.integers(1, 4)), "max_prefill_tokens": data.draw(st.integers(1, 16))}
     async with running(runner, max_waiting=20, **limits) as bench:
         callers = [asyncio.create_task(_caller(data.draw(_behaviour), bench, pins)) for _ in range(8)]
@@ -674,17 +706,19 @@ async def _caller(behaviour: dict[str, Any], bench: Bench, pins: Pins) -> None:
     for _ in range(behaviour["delay"]):
         await asyncio.sleep(0)
     deadline = None if behaviour["deadline"] is None else time.monotonic() + behaviour["deadline"]
-    prompt, left = behaviour["prompt"], behaviour["events"]
+    prompt, left, name = behaviour["prompt"], behaviour["events"], f"adapter-{pins.made}"
     if behaviour["fails"] and behaviour["delay"] % 5 == 0:
         bench.runner.fail_next = True
     try:
         if behaviour["kind"] == "score":
             items = tuple(ScoreItem(prompt=prompt + str(n), continuation="xyz") for n in range(4))
-            scoring = bench.engine.score(ScoreInput(items=items, tenant="t", pin=pins.pin(), deadline=deadline))
+            scoring = bench.engine.score(ScoreInput(items=items, tenant="t", pin=pins.pin(name), deadline=deadline))
             await asyncio.wait_for(scoring, None if left is None else left / 1000)
             return
         prompts = (prompt, "other") if behaviour["kind"] == "blend" else (prompt,)
-        request = ask(*prompts, pins=tuple(pins.pin() for _ in prompts), deadline=deadline, max_tokens=10, seed=1)
+        request = ask(
+            *prompts, pins=tuple(pins.pin(name + other) for other in prompts), deadline=deadline, max_tokens=10, seed=1
+        )
         async with aclosing(bench.engine.generate(request)) as events:
             seen = 0
             while left is None or seen < left:

@@ -339,6 +339,16 @@ def test_the_sequence_that_started_last_gives_way_and_goes_on_later() -> None:
         assert bench.drawn[sequence.id] == bench.expected(sequence)
 
 
+def test_who_gave_way_goes_on_before_those_who_still_wait() -> None:
+    bench = Bench(num_blocks=8, block_size=4)
+    running = [bench.add(letter * 9, max_tokens=12, ends=False) for letter in (b"a", b"b")]
+    bench.step()
+    waiting = bench.add(b"c" * 9, max_tokens=2, ends=False)
+    bench.drain()
+    assert running[1].preemptions > 0
+    assert bench.ended == [*running, waiting]
+
+
 def test_a_batch_sequence_gives_way_before_an_interactive_one_that_started_later() -> None:
     bench = Bench(num_blocks=8, block_size=4)
     batch = bench.add(b"a" * 11, max_tokens=16, priority=Priority.BATCH, ends=False)
@@ -347,6 +357,17 @@ def test_a_batch_sequence_gives_way_before_an_interactive_one_that_started_later
     bench.drain()
     assert batch.preemptions > 0
     assert person.preemptions == 0
+
+
+def test_a_batch_sequence_that_gave_way_often_enough_keeps_its_place() -> None:
+    bench = Bench(num_blocks=8, block_size=4)
+    batch = bench.add(b"a" * 11, max_tokens=16, priority=Priority.BATCH, ends=False)
+    bench.step()
+    batch.preemptions = 4
+    person = bench.add(b"b" * 11, max_tokens=16, ends=False)
+    bench.drain()
+    assert batch.preemptions == 4
+    assert person.preemptions > 0
 
 
 def test_a_head_that_does_not_fit_is_not_overtaken() -> None:
@@ -601,6 +622,11 @@ def _check_outcome(bench: Bench, arrival: Arrival) -> None:
         assert sequence.scores == scores[: len(sequence.scores)]
         assert sequence.error is not None or len(sequence.scores) == len(scores)
         return
+    cached = sum(stream.cached for stream in sequence.streams)
+    prompts = sum(stream.num_prompt for stream in sequence.streams)
+    assert cached <= prompts
+    if sequence.error is None and not sequence.preemptions:
+        assert cached + sequence.computed == prompts + (sequence.num_tokens - 1) * sequence.width
     wanted = bench.expected(sequence)
     drawn = bench.drawn.get(sequence.id, [])
     assert drawn == wanted[: len(drawn)]
