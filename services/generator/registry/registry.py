@@ -92,10 +92,10 @@ class Registry:
                 await self._work(partial(self._adapters.load, adapter))
             except (ValueError, OSError) as error:
                 self._metrics.adapters_refused.inc()
-                log.warning("adapter refused: %s", error, extra={"adapter": f"{adapter.tenant}/{adapter.name}"})
+                log.warning("adapter refused: %s", error, extra={"adapter": _full(adapter)})
             else:
                 self._appoint(adapter)
-                log.info("adapter loaded", extra=_told(adapter))
+                log.info("adapter loaded", extra={"adapter": _full(adapter), "sha256": adapter.sha256})
 
     async def stop(self) -> None:
         """Ends the thread, after the load in progress; to be called when no sequence runs any longer."""
@@ -148,7 +148,7 @@ class Registry:
             raise _not_found(name)
         del self._names[(tenant, name)]
         self._retire(version)
-        log.info("adapter unloaded", extra=_told(version.adapter))
+        log.info("adapter unloaded", extra={"adapter": _full(version.adapter), "sha256": version.adapter.sha256})
         return version.adapter
 
     async def _load(self, name: str, tenant: str) -> Replaced:
@@ -171,7 +171,7 @@ class Registry:
             before = self._appoint(adapter)
             same = before is not None and before.key == adapter.key
             self._metrics.adapter_loads.labels("unchanged" if same else "loaded").inc()
-            log.info("adapter loaded", extra=_told(adapter))
+            log.info("adapter loaded", extra={"adapter": _full(adapter), "sha256": adapter.sha256})
             return Replaced(adapter, before)
 
     async def _bring(self, adapter: Adapter) -> None:
@@ -233,8 +233,8 @@ class Registry:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _told(adapter: Adapter) -> dict[str, str]:
-    return {"adapter": f"{adapter.tenant}/{adapter.name}", "sha256": adapter.sha256}
+def _full(adapter: Adapter) -> str:
+    return f"{adapter.tenant}/{adapter.name}"
 
 
 def _not_found(name: str) -> NotFound:

@@ -70,18 +70,15 @@ def sample_inputs(request: pb.SampleRequest, *, tenant: str, pin: TakePin) -> tu
     """Returns the sequences that a faultless request asks for, each with its own pins, and a seed if one is given."""
     asked = request.request
     inputs: list[GenerateInput] = []
-    with ExitStack() as undo:
-        for number in range(request.num_samples or _DEFAULT_SAMPLES):
-            one = generate_input(asked, tenant=tenant, pin=pin)
-            for taken in one.pins:
-                undo.callback(taken.release)
-            sampling = one.sampling
-            if not asked.sampling.HasField("temperature"):
-                sampling = replace(sampling, temperature=1.0)
-            if sampling.seed is not None:
-                sampling = replace(sampling, seed=(sampling.seed + number) % _SEEDS)
-            inputs.append(replace(one, sampling=sampling, num_alternatives=0))
-        undo.pop_all()
+    for number in range(request.num_samples or _DEFAULT_SAMPLES):
+        # What the first one found, the others find as well: nothing happens in between.
+        one = generate_input(asked, tenant=tenant, pin=pin)
+        sampling = one.sampling
+        if not asked.sampling.HasField("temperature"):
+            sampling = replace(sampling, temperature=1.0)
+        if sampling.seed is not None:
+            sampling = replace(sampling, seed=(sampling.seed + number) % _SEEDS)
+        inputs.append(replace(one, sampling=sampling, num_alternatives=0))
     return tuple(inputs)
 
 
