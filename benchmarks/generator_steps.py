@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16", "int8"], choices=("fp32", "bf16", "int8"))
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--start", type=int, default=320, help="positions that decoding rows have behind them")
+    parser.add_argument("--start", type=int, default=325, help="positions that decoding rows have behind them")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each step is repeated")
     args = parser.parse_args()
     if args.threads:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from services.generator.backend.checkpoint import LlamaShape
+from services.generator.backend.linear import Linear, make_linear
 from services.generator.backend.llama import PARTS, layer_shape, reorder_rotary, rotary_order
 from services.generator.domain import Adapter
 
@@ -98,7 +99,7 @@ class AdapterBank:
         index = torch.tensor([stack.keys.index(key) if key is not None else -1 for key in keys])
         rows = index.repeat_interleave(torch.tensor(counts)).to(self._device)
         alone = len(stack.keys) == 1 and None not in keys
-        return Active(stack, None if alone else rows)
+        return Active(stack, None if alone else rows, self._dtype)
 
     def _stacked(self, used: set[str]) -> "_Stack":
         with self._lock:
@@ -144,21 +145,22 @@ class _Stack:
     """Is several adapters laid together."""
 
     keys: tuple[str, ...]
-    matrices: dict[tuple[int, str], tuple[Tensor, Tensor]]
-    """A (sum of ranks, in) and B transposed (sum of ranks, out)."""
+    linears: dict[tuple[int, str], tuple[Linear, Linear]]
+    """From in to the sum of ranks, and from there to out."""
     columns: dict[tuple[int, str], tuple[int, ...]]
     """The rank that each adapter has there."""
 
     @classmethod
     def of(cls, adapters: Mapping[str, Matrices]) -> "_Stack":
-        matrices, columns = {}, {}
+        linears, columns = {}, {}
         for place in sorted({place for adapter in adapters.values() for place in adapter}):
             parts = [adapter.get(place) for adapter in adapters.values()]
-            given = [part for part in parts if part is not None]
-            b = torch.cat([b for _, b in given], dim=1)
-            matrices[place] = (torch.cat([a for a, _ in given]), b.t().contiguous())
+            a = torch.cat([part[0] for part in parts if part is not None])
+            b = torch.cat([part[1] for part in parts if part is not None], dim=1)
+            precision = "bf16" if a.dtype == torch.bfloat16 else "fp32"
+            linears[place] = (make_linear(a, precision=precision), make_linear(b, precision=precision))
             columns[place] = tuple(0 if part is None else len(part[0]) for part in parts)
-        return cls(tuple(adapters), matrices, columns)
+        return cls(tuple(adapters), linears, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,22 +170,19 @@ class Active:
     stack: _Stack
     rows: Tensor | None
     """The adapter of each row by its place in the stack, -1 for none (T,); None where all rows use its only one."""
+    dtype: torch.dtype
     masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def add(self, out: Tensor, x: Tensor, *, layer: int, part: str) -> None:
         """Changes out (T, out), the output of a layer's part for x (T, in)."""
-        matrices = self.stack.matrices.get((layer, part))
-        if matrices is None:
+        linears = self.stack.linears.get((layer, part))
+        if linears is None:
             return
-        a, b = matrices
-        low = x.to(a.dtype) @ a.t()
+        low = linears[0](x.to(self.dtype))
         if self.rows is not None:
             # Not a product with 0: what another row's adapter makes of this row may be infinite.
             low.masked_fill_(self._mask(self.rows, self.stack.columns[layer, part]), 0)
-        if out.dtype == b.dtype:
-            out.addmm_(low, b)
-        else:
-            out.add_(low @ b)
+        out.add_(linears[1](low))
 
     def _mask(self, rows: Tensor, ranks: tuple[int, ...]) -> Tensor:
         """Tells where a column belongs to another adapter than the row's; most layers share one mask."""
