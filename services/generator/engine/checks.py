@@ -14,8 +14,16 @@ def check_features(request: GenerateInput | ScoreInput, features: frozenset[Feat
             raise FailedPrecondition(f"the backend has no {feature.value}", reason="UNSUPPORTED_BY_BACKEND")
 
 
-def check_bias(request: GenerateInput, model: ModelInfo) -> None:
-    """Raises InvalidInput for a token that the model lacks."""
+def check_request(request: GenerateInput | ScoreInput, model: ModelInfo) -> None:
+    """Raises InvalidInput for a request for nothing, and for a token that the model lacks."""
+    if isinstance(request, ScoreInput):
+        if not request.items:
+            raise InvalidInput.of("items", "is empty")
+        return
+    if not request.streams:
+        raise InvalidInput.of("prompt", "is missing")
+    if request.sampling.max_tokens < 1:
+        raise InvalidInput.of("sampling.max_tokens", "must be at least 1")
     for token, _ in request.sampling.logit_bias:
         if token < 0 or (model.vocabulary_size and token >= model.vocabulary_size):
             raise InvalidInput.of("sampling.logit_bias", f"names token {token}, which the model does not have")

@@ -37,7 +37,7 @@ from services.generator.domain import (
 )
 from services.generator.engine.blocks import BlockPool
 from services.generator.engine.bookkeeping import Bookkeeping
-from services.generator.engine.checks import check_bias, check_features, check_score, fit_output
+from services.generator.engine.checks import check_features, check_request, check_score, fit_output
 from services.generator.engine.door import Door
 from services.generator.engine.flight import Flight
 from services.generator.engine.pace import Pace
@@ -181,8 +181,7 @@ class Engine:
         """Raises what speaks against a request before anything is tokenised."""
         self._check_serving()
         check_features(request, self.features)
-        if isinstance(request, GenerateInput):
-            check_bias(request, self.model)
+        check_request(request, self.model)
         if request.deadline is not None and request.deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline had passed on arrival")
 
@@ -339,16 +338,23 @@ class Engine:
 
     async def _forget(self, streams: list[int]) -> None:
         if streams:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._runner.release, streams)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._release, streams)
 
     def _compute(self, step: Step, released: list[int]) -> tuple[StepResult, float]:
         if released:
-            self._runner.release(released)
+            self._release(released)
         begun = time.perf_counter()
         result = self._runner.run(step)
         seconds = time.perf_counter() - begun
         _check_result(step, result)
         return result, seconds
+
+    def _release(self, streams: list[int]) -> None:
+        try:
+            self._runner.release(streams)
+        except Exception:
+            # What it keeps for streams that are gone harms no other one.
+            log.exception("the model did not forget streams that have ended", extra={"streams": len(streams)})
 
 
 def _check_result(step: Step, result: StepResult) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -472,6 +472,45 @@ async def test_a_bias_on_a_token_that_is_none_is_refused(token: int) -> None:
     async with running() as bench:
         with pytest.raises(InvalidInput, match="logit_bias"):
             await text_of(bench.engine, ask(logit_bias=((5, 1.0), (token, 1.0))))
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (GenerateInput(streams=(), tenant="t"), "prompt"),
+        (ask(max_tokens=0), "sampling.max_tokens"),
+        (ScoreInput(items=(), tenant="t"), "items"),
+    ],
+)
+async def test_a_request_for_nothing_is_refused(request_: GenerateInput | ScoreInput, field: str) -> None:
+    async with running() as bench:
+        engine = bench.engine
+        call = engine.score(request_) if isinstance(request_, ScoreInput) else text_of(engine, request_)
+        with pytest.raises(InvalidInput) as refused:
+            await call
+    assert refused.value.violations[0].field == field
+
+
+class Clinging(ToyRunner):
+    """Fails to forget, once."""
+
+    clings = True
+
+    def release(self, streams: Collection[int]) -> None:
+        super().release(streams)
+        if self.clings:
+            self.clings = False
+            raise RuntimeError("still there")
+
+
+@pytest.mark.parametrize("others", [0, 2])
+async def test_a_runner_that_fails_to_forget_fails_no_one(others: int) -> None:
+    async with running(Clinging(reply=lambda prompt: prompt * 3), max_running=2) as bench:
+        for prompt in ("a", "b"):
+            requests = [ask(prompt), *(ask(prompt + "!" * n) for n in range(1, others + 1))]
+            answers = await asyncio.gather(*(text_of(bench.engine, request) for request in requests))
+            assert answers[0][0] == prompt * 3
+    assert bench.failures == 0
 
 
 async def test_an_empty_prompt_is_refused() -> None:
