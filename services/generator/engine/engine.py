@@ -5,14 +5,11 @@ decides the next one; callers are answered while the model computes.
 """
 
 import asyncio
-import itertools
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from opentelemetry.trace import Tracer
@@ -23,7 +20,6 @@ from services.generator.domain import (
     Finished,
     GenerateInput,
     Limits,
-    Lineage,
     ModelInfo,
     Pin,
     Runner,
@@ -37,16 +33,15 @@ from services.generator.domain import (
 )
 from services.generator.engine.blocks import BlockPool
 from services.generator.engine.bookkeeping import Bookkeeping
-from services.generator.engine.checks import check_features, check_request, check_score, fit_output
 from services.generator.engine.door import Door
 from services.generator.engine.flight import Flight
+from services.generator.engine.intake import Intake
 from services.generator.engine.pace import Pace
 from services.generator.engine.pins import PinnedCall, PinnedEvents
-from services.generator.engine.reply import Reply, ScoreReply, Vocabulary
 from services.generator.engine.scheduler import Scheduler
-from services.generator.engine.sequence import Sequence, Stream
+from services.generator.engine.sequence import Sequence
 from services.generator.metrics import GeneratorMetrics
-from tandem.errors import Cancelled, DeadlineExceeded, Internal, TandemError, Unavailable
+from tandem.errors import Cancelled, Internal, TandemError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +68,6 @@ class Engine:
         self.model = model
         self.features = features
         self._runner = runner
-        self._tokenizer = tokenizer
-        self._vocabulary = Vocabulary(tokenizer)
         self._tracer = tracer
         self._on_failure = on_failure
         self._scheduler = Scheduler(
@@ -90,7 +83,9 @@ class Engine:
         )
         door = Door(max_waiting=limits.max_waiting, max_running=limits.max_running)
         self._books = Bookkeeping(scheduler=self._scheduler, door=door, metrics=metrics)
-        self._ids = itertools.count()
+        self._intake = Intake(
+            tokenizer=tokenizer, model=model, features=features, scheduler=self._scheduler, tracer=tracer
+        )
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generator-model")
         self._future: asyncio.Future[tuple[StepResult, float]] | None = None
@@ -122,9 +117,9 @@ class Engine:
         return PinnedCall(self._score(request, pins), pins)
 
     async def _score(self, request: ScoreInput, pins: tuple[Pin, ...]) -> tuple[list[Score], Usage]:
-        reply = ScoreReply(pins=pins, vocabulary=self._vocabulary, with_entropy=Feature.ENTROPY in self.features)
         with self._arrival(request, pins):
-            reply.expect(await self._score_sequences(request))
+            reply = await self._intake.scoring(request)
+            self._check_serving()
         for sequence in reply.sequences:
             self._books.add(sequence, reply)
         self._wake.set()
@@ -140,7 +135,8 @@ class Engine:
 
     async def _generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
         with self._arrival(request, request.pins):
-            sequence, reply = await self._sequence(request)
+            sequence, reply = await self._intake.generation(request)
+            self._check_serving()
         self._books.add(sequence, reply)
         self._wake.set()
         span = self._tracer.start_span("generator.sequence")
@@ -165,7 +161,8 @@ class Engine:
     def _arrival(self, request: GenerateInput | ScoreInput, pins: Collection[Pin]) -> Iterator[None]:
         """Holds a call's place at the door until its sequences are made; a call that fails before loses its pins."""
         try:
-            self._check(request)
+            self._check_serving()
+            self._intake.check(request)
             self._books.enter()
             try:
                 yield
@@ -177,88 +174,9 @@ class Engine:
                 pin.release()
             raise
 
-    def _check(self, request: GenerateInput | ScoreInput) -> None:
-        """Raises what speaks against a request before anything is tokenised."""
-        self._check_serving()
-        check_features(request, self.features)
-        check_request(request, self.model)
-        if request.deadline is not None and request.deadline <= time.monotonic():
-            raise DeadlineExceeded("the deadline had passed on arrival")
-
     def _check_serving(self) -> None:
         if self._task is None or self._stopping or self._task.done():
             raise Unavailable("the generator is not running")
-
-    async def _sequence(self, request: GenerateInput) -> tuple[Sequence, Reply]:
-        """Returns what a request becomes, its prompts tokenised."""
-        arrived = time.monotonic()
-        encode = self._tokenizer.encode
-        with self._tracer.start_as_current_span("generator.tokenize"):
-            prompts = await asyncio.to_thread(lambda: [encode(stream.prompt) for stream in request.streams])
-        sampling = request.sampling
-        room = fit_output(prompts, wanted=sampling.max_tokens, model=self.model, scheduler=self._scheduler)
-        self._check_serving()
-        if sampling.seed is None:
-            sampling = replace(sampling, seed=secrets.randbits(63))
-        reply = Reply(
-            request,
-            vocabulary=self._vocabulary,
-            lineages=tuple(self._lineage(stream.pin) for stream in request.streams),
-            with_entropy=Feature.ENTROPY in self.features,
-        )
-        sequence = Sequence(
-            id=next(self._ids),
-            tenant=request.tenant,
-            priority=request.priority,
-            streams=tuple(
-                Stream(prompt, tenant=request.tenant, adapter=_key(stream.pin))
-                for prompt, stream in zip(prompts, request.streams, strict=True)
-            ),
-            arrived=arrived,
-            deadline=request.deadline,
-            sampling=sampling,
-            max_tokens=room,
-            end_tokens=self._tokenizer.end_tokens,
-            weights=tuple(stream.weight for stream in request.streams),
-            mixing=request.mixing,
-            num_alternatives=request.num_alternatives,
-            stops=reply.stops if sampling.stop else None,
-        )
-        return sequence, reply
-
-    async def _score_sequences(self, request: ScoreInput) -> tuple[Sequence, ...]:
-        arrived = time.monotonic()
-        with self._tracer.start_as_current_span("generator.tokenize"):
-            pairs = await asyncio.to_thread(self._encode_items, request)
-        for index, (prompt, continuation) in enumerate(pairs):
-            check_score(index, prompt, continuation, self.model, self._scheduler)
-        self._check_serving()
-        return tuple(
-            Sequence(
-                id=next(self._ids),
-                tenant=request.tenant,
-                priority=request.priority,
-                streams=(Stream(prompt + continuation[:-1], tenant=request.tenant, adapter=_key(request.pin)),),
-                arrived=arrived,
-                deadline=request.deadline,
-                targets=tuple(continuation),
-            )
-            for prompt, continuation in pairs
-        )
-
-    def _encode_items(self, request: ScoreInput) -> list[tuple[list[int], list[int]]]:
-        prompts = {item.prompt: self._tokenizer.encode(item.prompt) for item in request.items}
-        return [
-            (prompts[item.prompt], self._tokenizer.encode_continuation(item.continuation)) for item in request.items
-        ]
-
-    def _lineage(self, pin: Pin | None) -> Lineage:
-        return Lineage(
-            model=self.model.name,
-            model_sha256=self.model.sha256,
-            adapter=pin.adapter.name if pin else "",
-            adapter_sha256=pin.adapter.sha256 if pin else "",
-        )
 
     def _cancel(self, sequence: Sequence) -> None:
         if not sequence.done:
@@ -364,7 +282,3 @@ def _check_result(step: Step, result: StepResult) -> None:
     for index, work in enumerate(step.works):
         if work.targets and len(result.scores.get(index, ())) != len(work.targets):
             raise RuntimeError("the runner did not score all targets")
-
-
-def _key(pin: Pin | None) -> str | None:
-    return None if pin is None else pin.adapter.key

@@ -165,19 +165,16 @@ class Totals:
 class ScoreReply:
     """Collects the scores of one call; complete when every sequence has left the runner."""
 
-    def __init__(self, *, pins: tuple[Pin, ...], vocabulary: Vocabulary, with_entropy: bool) -> None:
+    def __init__(
+        self, sequences: tuple[Sequence, ...], *, pins: tuple[Pin, ...], vocabulary: Vocabulary, with_entropy: bool
+    ) -> None:
+        self.sequences = sequences
         self.pins = pins
         self.waiting = True
-        self.sequences: tuple[Sequence, ...] = ()
         self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._left = 0
+        self._left = len(sequences)
         self._vocabulary = vocabulary
         self._with_entropy = with_entropy
-
-    def expect(self, sequences: tuple[Sequence, ...]) -> None:
-        """Takes the sequences whose scores are wanted, in order."""
-        self.sequences = sequences
-        self._left = len(sequences)
 
     def end(self, sequence: Sequence) -> bool:
         """Takes a sequence that has left; True if it was the last."""
