@@ -10,6 +10,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test lint types imports unit integration e2e deploy-test verify fix \
+        bench-generator soak \
         proto verify-proto verify-telemetry fix-telemetry verify-dashboards fix-dashboards lock clean
 
 help: ## Show the targets
@@ -84,6 +85,14 @@ $(VENV)/tools: | setup
 	@command -v promtool >/dev/null || { cd $@ && { apt-get download -qq prometheus 2>/dev/null \
 		|| { apt-get update -qq && apt-get download -qq prometheus; }; } && dpkg -x prometheus_*.deb . ; } \
 		|| echo "promtool is not to be had here; the tests that need it will be skipped"
+
+# --- measurements: not part of the tests, and only worth something on a machine that does nothing else ----------------
+
+bench-generator: setup ## Measure the generator against its peers; options in ARGS, for example ARGS=--quick
+	$(BIN)/python -m benchmarks.generator $(ARGS)
+
+soak: setup ## Half an hour of random load on a generator; options in ARGS, for example ARGS='--minutes 5'
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 # --- what is generated: verify-* checks, fix-* writes -----------------------------------------------------------------
 

@@ -4,8 +4,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from benchmarks.peers.protocol import Prompt
 
 COMPANY = Path(__file__).resolve().parents[1] / "examples" / "company"
@@ -16,6 +14,8 @@ class Prompts:
     """Deals prompts; none twice."""
 
     def __init__(self, model: Path, *, seed: int) -> None:
+        from transformers import AutoTokenizer  # here, for it takes seconds and only a run that measures needs it
+
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         files = sorted([*COMPANY.glob("sources/**/*.md"), *COMPANY.glob("facts/*.txt")])
         text = "\n".join(file.read_text() for file in files)

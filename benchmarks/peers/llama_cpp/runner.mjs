@@ -16,8 +16,7 @@ const llama = await getLlama({
 const model = await llama.loadModel({ modelPath });
 const ban = TokenBias.for(model).set(model.tokens.eos, { logit: -100 });
 
-async function generate(context, prompt, maxTokens) {
-  const sequence = context.getSequence();
+async function generate(sequence, prompt, maxTokens) {
   const result = { submitted: now(), times: [], tokens: 0, text: "" };
   const output = [];
   for await (const token of sequence.evaluate(prompt.ids, { temperature: 0, yieldEogToken: true, tokenBias: ban })) {
@@ -26,7 +25,7 @@ async function generate(context, prompt, maxTokens) {
     if (++result.tokens === maxTokens) break;
   }
   result.text = model.detokenize(output, true);
-  sequence.dispose();
+  await sequence.clearHistory();
   return result;
 }
 
@@ -40,9 +39,10 @@ for await (const line of createInterface({ input: process.stdin })) {
   const results = new Array(job.prompts.length);
   let next = 0;
   const caller = async () => {
+    const sequence = context.getSequence();
     while (next < job.prompts.length) {
       const index = next++;
-      results[index] = await generate(context, job.prompts[index], job.max_tokens);
+      results[index] = await generate(sequence, job.prompts[index], job.max_tokens);
     }
   };
   await Promise.all(Array.from({ length: Math.min(job.concurrency, MAX_SEQUENCES) }, caller));
