@@ -110,7 +110,7 @@ class Calls:
 
     def _request(self, prompt: str) -> pb.GenerateRequest:
         draw = self._random
-        sampling = pb.Sampling(max_tokens=draw.choice((1, 4, 16, 32, 64, 160)))
+        sampling = pb.Sampling(max_tokens=draw.choice((1, 4, 16, 64, 160, 320)))
         if draw.random() < 0.6:
             sampling.temperature = draw.uniform(0.1, 2)
             sampling.top_p, sampling.top_k = draw.uniform(0.3, 1), draw.choice((0, 1, 20, 1000))
@@ -139,7 +139,7 @@ class Calls:
 
     def _prompt(self, most: int = _MAX_PROMPT_CHARS) -> str:
         """Returns a stretch of the documents; every third time one from the very beginning, that others share."""
-        return self._slice(int(self._random.triangular(4, most, most / 4)))
+        return self._slice(int(self._random.triangular(4, most, most / 8)))
 
     def _slice(self, length: int) -> str:
         start = 0 if self._random.random() < 0.3 else self._random.randrange(len(self._text))
