@@ -22,7 +22,9 @@ from services.generator.domain import Work
 _ALONE = 48
 """Works with at least this many tokens are computed one by one."""
 _WASTE = 1.25
-"""How much more than its works' own blocks a group may read for the sake of one shape."""
+"""How much more than its works' own positions a group may read for the sake of one shape."""
+_SLACK = 512
+"""Positions that it may read beyond that: reading them takes less time than another call."""
 _MAX_QUERIES = 128
 """Queries of a chunk that are computed at a time; more would look at more keys that are hidden from them."""
 _SCORE_BYTES = 4 * 1024 * 1024
@@ -62,7 +64,7 @@ def groups(works: Sequence[Work], pool: KVPool, *, device: torch.device, heads: 
     total = 0
     for work in works:
         size = num_blocks(work, pool.block_size)
-        if not batches or not _fits(work, batches[-1], size=size, total=total):
+        if not batches or not _fits(work, batches[-1], size=size, total=total, slack=_SLACK // pool.block_size):
             batches.append([])
             total = 0
         batches[-1].append(work)
@@ -74,11 +76,11 @@ def groups(works: Sequence[Work], pool: KVPool, *, device: torch.device, heads: 
     return found
 
 
-def _fits(work: Work, batch: Sequence[Work], *, size: int, total: int) -> bool:
-    """Tells whether a work of so many blocks may join a batch whose works have no more and `total` together."""
+def _fits(work: Work, batch: Sequence[Work], *, size: int, total: int, slack: int) -> bool:
+    """Tells whether a work of `size` blocks may join a batch whose works have no more each and `total` together."""
     tokens = len(work.tokens)
     alike = tokens == len(batch[0].tokens) and tokens < _ALONE
-    return alike and (len(batch) + 1) * size <= _WASTE * (total + size) + 8
+    return alike and (len(batch) + 1) * size <= _WASTE * (total + size) + slack
 
 
 def _group(
