@@ -248,7 +248,8 @@ class Scheduler:
         # Crumbs cost more than they bring: a chunk is a block or all that there is.
         if left < min(pending, self.pool.block_size, self._limits.max_prefill_tokens):
             return 0
-        complete = pending <= left or pending == sequence.width
+        # One token each is what decoding takes: a blend wider than the budget starts with it.
+        complete = pending <= left or (pending == sequence.width and not flight.works)
         before = flight.tokens
         for stream in sequence.streams:
             # Again, since the stream before may have filled what this one needs.
