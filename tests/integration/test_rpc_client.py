@@ -172,6 +172,10 @@ async def test_the_rest_passes_through(prefix: str) -> None:
         Generate=generator.GenerateResponse(text="g"),
         StreamGenerate=[generator.StreamGenerateResponse(delta=generator.GenerationDelta(text="g"))],
         GetModel=generator.GetModelResponse(precision="bfloat16"),
+        Score=generator.ScoreResponse(scores=[generator.ContinuationScore(greedy=True)]),
+        Sample=generator.SampleResponse(num_clusters=3),
+        LoadAdapter=generator.LoadAdapterResponse(replaced_sha256="ab"),
+        UnloadAdapter=generator.UnloadAdapterResponse(),
         ListPolicies=router.ListPoliciesResponse(default_policy="cascade"),
         GetAuditRecords=audit.GetAuditRecordsResponse(records=[record]),
         VerifyAuditChain=audit.VerifyAuditChainResponse(chains=[chain]),
@@ -196,6 +200,12 @@ async def test_the_rest_passes_through(prefix: str) -> None:
         assert (await use(address, making, "generate", prompt)).text == "g"
         assert [event.delta.text for event in await use(address, making, "stream", prompt)] == ["g"]
         assert (await use(address, making, "get_model")).precision == "bfloat16"
+        item = generator.ScoreItem(text="p", continuation="c")
+        batch = generator.PRIORITY_BATCH
+        assert (await use(address, making, "score", [item], adapter="a", priority=batch)).scores[0].greedy
+        assert (await use(address, making, "sample", prompt, num_samples=4)).num_clusters == 3
+        assert (await use(address, making, "load_adapter", "a")).replaced_sha256 == "ab"
+        assert await use(address, making, "unload_adapter", "b") is None
         assert (await use(address, asking, "list_policies")).default_policy == "cascade"
         assert await use(address, auditing, "get_records", "a1") == [record]
         assert await use(address, auditing, "verify") == [chain]
@@ -203,6 +213,10 @@ async def test_the_rest_passes_through(prefix: str) -> None:
     assert [request.text for request in canned.asked["StreamEmbed"]] == ["a", "b"]
     assert canned.asked["Search"][0].top_k == 7
     assert canned.asked["StreamGenerate"] == [generator.StreamGenerateRequest(request=prompt)]
+    assert canned.asked["Score"] == [generator.ScoreRequest(items=[item], adapter="a", priority=batch)]
+    assert canned.asked["Sample"] == [generator.SampleRequest(request=prompt, num_samples=4)]
+    assert canned.asked["LoadAdapter"] == [generator.LoadAdapterRequest(name="a")]
+    assert canned.asked["UnloadAdapter"] == [generator.UnloadAdapterRequest(name="b")]
 
 
 async def test_leaving_a_stream_cancels_it() -> None:
