@@ -132,30 +132,39 @@ async def mixed(model: Path, plan: Plan, precision: str) -> Section:
             await closed_loop(submit, dealt.take(1, length=1500), concurrency=1, max_tokens=4)
             quiet: list[float] = []
             busy: list[float] = []
-            longest: list[float] = []
+            waits: list[float] = []
+            sent = 0
             for _ in range(plan.rounds):
                 shorts = [dealt.take(4, length=60) for _ in range(2)]
                 quiet += gaps(await closed_loop(submit, shorts[0], concurrency=4, max_tokens=max_tokens))
                 longs = dealt.take(40, length=1500)
-                results, arrivals = await _disturbed(submit, shorts[1], longs, max_tokens)
+                results, answered, begun = await _disturbed(submit, shorts[1], longs, max_tokens)
                 busy += gaps(results)
-                longest += first_tokens(arrivals)
+                waits += first_tokens(answered)
+                sent += begun
     p95 = percentile(quiet, 0.95), percentile(busy, 0.95)
     detail = f"p95 {1000 * p95[0]:.1f} ms alone, {1000 * p95[1]:.1f} ms beside them; "
-    detail += f"{len(longest)} long prompts, their first token after {percentile(longest, 0.5):.1f} s"
+    detail += f"{sent} long prompts sent, {len(waits)} answered"
+    detail += f", their first token after {percentile(waits, 0.5):.1f} s" if waits else ""
     section.lines.append(Line("p95 between tokens", p95[1] / p95[0], 2.0, detail=detail))
     return section
 
 
 async def _disturbed(
     submit: Submit, shorts: list[Prompt], longs: list[Prompt], max_tokens: int
-) -> tuple[list[Result], list[Result]]:
-    """Runs the short streams while long prompts arrive, the next when the one before has its answer."""
-    arrivals: list[Result] = []
+) -> tuple[list[Result], list[Result], int]:
+    """Runs the short streams while long prompts arrive, the next when the one before has its answer.
+
+    Returns the short ones, the long ones that were answered, and how many of these were sent.
+    """
+    answered: list[Result] = []
+    sent = 0
 
     async def arrive() -> None:
+        nonlocal sent
         for prompt in longs:
-            arrivals.extend(await closed_loop(submit, [prompt], concurrency=1, max_tokens=2))
+            sent += 1
+            answered.extend(await closed_loop(submit, [prompt], concurrency=1, max_tokens=2))
 
     arriving = asyncio.create_task(arrive())
     try:
@@ -164,7 +173,7 @@ async def _disturbed(
         arriving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await arriving
-    return results, arrivals
+    return results, answered, sent
 
 
 def page(found: list[Section], precision: str, plan: Plan) -> str:
