@@ -44,12 +44,15 @@ def test_every_metric_of_the_shared_library_is_emitted(stack: Stack) -> None:
     assert not missing, f"declared and never emitted: {', '.join(sorted(missing))}"
 
 
-def test_no_label_holds_an_id_or_a_tenant(stack: Stack) -> None:
+def test_no_label_holds_an_id_and_one_metric_alone_a_tenant(stack: Stack) -> None:
+    """Tenants share one generator, so an operator must see who uses how much of it; nothing else tells them apart."""
     words = re.compile(r"halden|brightwater|noise|library|alice|erin|bram|[0-9a-f]{32}|doc-\d|crash-")
     for service in HEALTH:
         for text in stack.scraped(service):
             for family in text_string_to_metric_families(text):
                 for sample in family.samples:
+                    if family.name == "tandem_generator_tenant_tokens":
+                        continue
                     assert not words.search(" ".join(sample.labels.values())), sample
 
 
