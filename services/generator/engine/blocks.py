@@ -13,6 +13,7 @@ is always a leaf.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from weakref import WeakValueDictionary
 
 Root = tuple[str, str | None]
 """Tenant and adapter key: nothing is shared across either."""
@@ -21,7 +22,7 @@ Root = tuple[str, str | None]
 class Node:
     """Is one full block in the trie; a root has no block."""
 
-    __slots__ = ("block", "children", "parent", "root", "tokens")
+    __slots__ = ("__weakref__", "block", "children", "parent", "root", "tokens")
 
     def __init__(self, root: Root, parent: "Node | None", tokens: tuple[int, ...], block: int) -> None:
         self.root = root
@@ -42,7 +43,8 @@ class BlockPool:
         self._holders = [0] * num_blocks
         self._nodes: list[Node | None] = [None] * num_blocks
         self._unheld: OrderedDict[int, None] = OrderedDict()
-        self._roots: dict[Root, Node] = {}
+        self._roots: WeakValueDictionary[Root, Node] = WeakValueDictionary()
+        """Roots live as long as a block in the trie or a stream needs them."""
 
     @property
     def available(self) -> int:
@@ -139,11 +141,8 @@ class BlockPool:
 
     def _detach(self, node: Node) -> None:
         parent = node.parent
-        if parent is None:
-            return
-        parent.children.pop(node.tokens, None)
-        if parent.parent is None and not parent.children and self._roots.get(parent.root) is parent:
-            del self._roots[parent.root]
+        if parent is not None:
+            parent.children.pop(node.tokens, None)
 
     def _drop(self, node: Node) -> None:
         pending = [node]
