@@ -38,7 +38,8 @@ class Answer:
 
 def answered(loaded: Loaded, prompt: Sequence[int], *, num_tokens: int, key: str | None) -> Answer:
     """Generates greedily until the model ends its turn."""
-    tokens, logprobs = list(prompt), []
+    tokens = list(prompt)
+    logprobs: list[float] = []
     start = 0
     while len(logprobs) < num_tokens:
         draw = Draw(sequence=0, works=(0,), sampling=Sampling(seed=0), history=(), position=len(logprobs))
