@@ -98,6 +98,8 @@ def test_metric_names_follow_the_convention() -> None:
 
 def test_labels_hold_no_ids() -> None:
     for metric in declared_metrics():
+        if metric.name == "tandem_generator_tenant_tokens_total":
+            continue  # The one metric for which an operator must tell tenants apart: who uses how much of the engine.
         assert not {"tenant", "subject", "user", "group", "adapter_sha256"} & set(metric.labels), metric.name
         assert not [label for label in metric.labels if label.endswith("_id")], metric.name
 
