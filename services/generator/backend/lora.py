@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from services.generator.backend.checkpoint import LlamaShape
 from services.generator.backend.linear import Linear, make_linear
-from services.generator.backend.llama import PARTS, layer_shape, reorder_rotary, rotary_order
+from services.generator.backend.llama import PARTS, layer_shape, padded, reorder_rotary, rotary_order
 from services.generator.domain import Adapter
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -97,7 +98,8 @@ class AdapterBank:
             return None
         stack = self._stacked(used)
         index = torch.tensor([stack.keys.index(key) if key is not None else -1 for key in keys])
-        rows = index.repeat_interleave(torch.tensor(counts)).to(self._device)
+        rows = index.repeat_interleave(torch.tensor(counts))
+        rows = functional.pad(rows, (0, padded(len(rows)) - len(rows)), value=-1).to(self._device)
         alone = len(stack.keys) == 1 and None not in keys
         return Active(stack, None if alone else rows, self._dtype)
 
