@@ -31,6 +31,7 @@ def conditions() -> dict[str, Any]:
         "load_before": [round(value, 2) for value in os.getloadavg()],
         "system": platform.platform(),
         "python": platform.python_version(),
+        "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", "unset"),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "unset"),
         "commit": _git("rev-parse", "--short", "HEAD"),
         "changed_files": len(_git("status", "--porcelain").splitlines()),

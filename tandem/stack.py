@@ -135,8 +135,8 @@ def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None)
             f"{prefix}_TOKEN_FILE": str(home.tokens.resolve()),
             f"{prefix}_CREDENTIAL_FILE": str(home.secret(name).resolve()),
         }
-        # Two model processes share the machine's cores: waiting threads must not spin.
-        quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
+        # Two model processes share the machine's cores: compute threads that wait may spin for a moment, not for long.
+        quiet = {"GOMP_SPINCOUNT": "20000", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
         environment = {**quiet, **common, **own[name], **inherited_environment()}
         result.append(
             Spec(

@@ -22,7 +22,7 @@ KUBECTL = Path(sys.executable).parent / "kubectl"
 KUBERNETES = "1.37"
 SERVICES = ("embedder", "generator", "retriever", "router")
 # Read by the libraries below a service, not by tandem.config.
-RUNTIME_VARIABLES = {"OMP_WAIT_POLICY"}
+RUNTIME_VARIABLES = {"GOMP_SPINCOUNT"}
 # Made by the operator, as deploy/k8s/README.md tells; never in the repository.
 OPERATOR_SECRETS = {
     "tandem-tokens": {"tokens.json"},

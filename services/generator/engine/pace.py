@@ -3,7 +3,10 @@
 A step takes about base(rows) + cost * tokens: base is what the rows that
 decode take without any prompt, cost what each prompt token adds. Both are
 medians of the last measurements, so a step that stalled for seconds moves
-neither. The budget is what stretches the base by the allowed factor.
+neither. The budget is what stretches the base by the allowed factor, or by
+more where many wait for their first token and few for their next: a longer
+step costs each of the rows its delay, and brings each of those who wait so
+much closer.
 """
 
 from collections import deque
@@ -13,6 +16,9 @@ _WINDOW = 15
 _PROBE_EVERY = 64
 _MIN_PROBES = 3
 """So many measurements are believed: fewer might all be stalls."""
+
+_PRESSURE = 4.0
+"""So many running rows weigh as much as one sequence that waits; below that the stretch grows in proportion."""
 
 _MIN_SAMPLE = 8
 """Fewer tokens than this tell more about the clock than about their cost."""
@@ -49,8 +55,8 @@ class Pace:
         self._cost = _Median()
         self._unprobed: dict[int, int] = {}
 
-    def budget(self, rows: int) -> int:
-        """Returns the prompt tokens that a step with so many decoding rows may read.
+    def budget(self, rows: int, *, waiting: int = 0) -> int:
+        """Returns the prompt tokens that a step with so many decoding rows may read while others wait to be read.
 
         Now and then, and before enough is known about such a step, it is 0:
         steps without prompts show what the rows alone take.
@@ -63,9 +69,10 @@ class Pace:
             return 0
         if self._cost.value is None:
             return self._min_tokens
-        if self._cost.value * self._max_tokens <= base.value * self._stretch:
+        spare = base.value * self._stretch * max(1.0, _PRESSURE * waiting / rows)
+        if self._cost.value * self._max_tokens <= spare:
             return self._max_tokens
-        return max(self._min_tokens, int(base.value * self._stretch / self._cost.value))
+        return max(self._min_tokens, int(spare / self._cost.value))
 
     def observe(self, *, rows: int, tokens: int, seconds: float) -> None:
         """Takes the duration of a step that decoded `rows` and read `tokens` of prompts."""

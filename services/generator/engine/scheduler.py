@@ -222,7 +222,8 @@ class Scheduler:
         others, nor batch work a person. may_start is False after someone gave
         way, who would start again right away and take the blocks it gave.
         """
-        left = min(self._pace.budget(flight.rows), self._limits.max_prefill_tokens)
+        waiting = len(reading) + min(self.num_waiting, max(0, self._limits.max_running - self._width))
+        left = min(self._pace.budget(flight.rows, waiting=waiting), self._limits.max_prefill_tokens)
         had = self._flows.had
         queue = sorted(reading, key=lambda sequence: (had(sequence), sequence.order), reverse=True)
         while left > 0:

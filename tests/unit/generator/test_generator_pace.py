@@ -110,3 +110,12 @@ def test_whatever_was_measured_the_budget_is_within_bounds(steps: list[tuple[int
         for _ in range(3):
             model.observe(rows=rows, tokens=0, seconds=0.1)
         assert model.budget(rows) >= 16
+
+
+def test_many_who_wait_for_a_first_token_outweigh_few_who_wait_for_the_next() -> None:
+    model = learned()
+    run(model, 40, rows=1)
+    calm = model.budget(8, waiting=2)
+    assert calm == model.budget(8)
+    assert calm < model.budget(8, waiting=4) < model.budget(8, waiting=8)
+    assert model.budget(1, waiting=64) == 512

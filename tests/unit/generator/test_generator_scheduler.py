@@ -22,7 +22,7 @@ class Steady(Pace):
         super().__init__(max_tokens=alone, min_tokens=1, max_stretch=1.0)
         self._beside = beside
 
-    def budget(self, rows: int) -> int:
+    def budget(self, rows: int, *, waiting: int = 0) -> int:
         return super().budget(0) if not rows else self._beside
 
 
