@@ -9,8 +9,7 @@ from tandem.client import AsyncGeneratorClient
 from tandem.errors import Overloaded, TandemError
 from tandem.v1 import generator_service_pb2 as pb
 
-# What a caller of this load may meet: a full queue, its own deadline, an adapter that was just unloaded.
-_EXPECTED = {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "NOT_FOUND"}
+_EXPECTED = {"RESOURCE_EXHAUSTED", "NOT_FOUND"}  # a full queue, an adapter that was just unloaded
 _MAX_PROMPT_CHARS, _TOO_LONG_CHARS = 2_400, 40_000
 _PATIENCE_S = 120.0
 
@@ -47,7 +46,7 @@ class Calls:
         hurried = self._random.random() < 0.1
         timeout = self._random.uniform(0.01, 0.5) if hurried else _PATIENCE_S
         leaves = self._random.expovariate(0.7) if self._random.random() < 0.15 else None
-        return kind, _guarded(kinds[kind][1](timeout), refused=kind == "too long"), leaves
+        return kind, _guarded(kinds[kind][1](timeout), hurried=hurried, refused=kind == "too long"), leaves
 
     def _stream(self, timeout: float) -> Call:
         return _streamed(self._request(self._prompt()), timeout)
@@ -175,8 +174,11 @@ def _finished(finished: pb.GenerationFinished, max_tokens: int) -> Ended:
     return Ended(reason) if reason in ("stop", "length") else Ended("wrong", fault=f"finished by {reason}")
 
 
-def _guarded(call: Call, *, refused: bool) -> Call:
-    """Turns statuses into ends; any that this load does not call for is a fault."""
+def _guarded(call: Call, *, hurried: bool, refused: bool) -> Call:
+    """Turns statuses into ends; any that this load does not call for is a fault.
+
+    A caller in a hurry may miss its deadline; one who is not waits long enough for any queue, so that is a hang.
+    """
 
     async def guarded(client: AsyncGeneratorClient) -> Ended:
         try:
@@ -184,7 +186,8 @@ def _guarded(call: Call, *, refused: bool) -> Call:
         except Overloaded as error:
             return Ended("RESOURCE_EXHAUSTED", wait_s=min(error.retry_after_s or 0.5, 3.0))
         except TandemError as error:
-            if error.code in _EXPECTED or (refused and error.reason == "PROMPT_TOO_LONG"):
+            late = hurried and error.code == "DEADLINE_EXCEEDED"
+            if late or error.code in _EXPECTED or (refused and error.reason == "PROMPT_TOO_LONG"):
                 return Ended(f"{error.code} {error.reason}")
             return Ended(error.code, fault=f"{error.code} {error.reason}: {error.message}")
 

@@ -13,7 +13,18 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from services.generator.domain import Choice, Draw, Mixing, Prompt, Sampling, Step, StepResult, TokenScore, Work
+from services.generator.domain import (
+    Choice,
+    Draw,
+    Mixing,
+    NotFinite,
+    Prompt,
+    Sampling,
+    Step,
+    StepResult,
+    TokenScore,
+    Work,
+)
 
 END = 256
 _ALPHABET = tuple(b"abcdefghijklmnop")
@@ -74,6 +85,8 @@ class ToyRunner:
         """Streams that were read and not released."""
         self.complaints: list[str] = []
         self.fail_next = False
+        self.overflowing: set[str] = set()
+        """Keys of adapters whose logits are not finite."""
         self.entered = threading.Semaphore(0)
         self._reply = reply
         self._gate = threading.Semaphore(0) if gated else None
@@ -95,6 +108,9 @@ class ToyRunner:
             self.fail_next = False
             self._lose(step)
             raise RuntimeError("the toy model was told to fail")
+        if overflowing := [i for i, work in enumerate(step.works) if work.adapter in self.overflowing]:
+            self._lose(step)
+            raise NotFinite(overflowing)
         self._store(step)
         choices = {draw.sequence: self._choose(step, draw) for draw in step.draws}
         scores = {index: self._score(work) for index, work in enumerate(step.works) if work.targets}

@@ -21,6 +21,7 @@ from services.generator.domain import (
     GenerateInput,
     Limits,
     ModelInfo,
+    NotFinite,
     Pin,
     Runner,
     Score,
@@ -229,7 +230,7 @@ class Engine:
         now = time.monotonic()
         if failure is not None:
             log.error("a step of the model failed", exc_info=failure, extra={"works": len(flight.works)})
-            self._scheduler.fail(now=now)
+            self._scheduler.fail(now=now, culprits=failure.works if isinstance(failure, NotFinite) else ())
             return None
         result, seconds = future.result()
         self._scheduler.apply(result, now=now, seconds=seconds)

@@ -12,6 +12,7 @@ any time. What happened is collected in `news`.
 """
 
 import heapq
+from collections.abc import Collection
 from collections.abc import Sequence as Tokens
 
 from services.generator.domain import FinishReason, Limits, Priority, Step, StepResult
@@ -21,7 +22,7 @@ from services.generator.engine.flight import Flight, News
 from services.generator.engine.memory import Memory
 from services.generator.engine.pace import Pace
 from services.generator.engine.sequence import Sequence, Stream
-from tandem.errors import DeadlineExceeded, Internal, TandemError
+from tandem.errors import DeadlineExceeded, FailedPrecondition, Internal, TandemError
 
 _PATIENCE = 4
 """After so many preemptions a batch sequence gives way no sooner than an interactive one."""
@@ -146,19 +147,33 @@ class Scheduler:
                 sequence.ended = sequence.ended or now
                 self._leave(sequence)
 
-    def fail(self, *, now: float) -> None:
-        """Notes that the step failed: its sequences end, and what it named is lost for others too."""
+    def fail(self, *, now: float, culprits: Collection[int] = ()) -> None:
+        """Notes that the step failed: its sequences end, and what it named is lost for others too.
+
+        Where the culprits are known, by the indices of their works, they end
+        alone and the others read their tokens again.
+        """
         flight = self._land()
         lost = {block for work in flight.works for block in work.blocks}
         self.pool.forget(lost)
+        faulty = {flight.works[index].stream for index in culprits}
         # The last one first, so that those who give way queue in the order of their start.
         for sequence in reversed(list(self._running)):
-            if sequence.id in flight.members:
-                sequence.error = sequence.error or Internal("the model failed")
-                sequence.ended = sequence.ended or now
+            took_part = sequence.id in flight.members
+            if took_part and not faulty:
+                self._abort(sequence, Internal("the model failed"), now=now)
+            elif took_part and any(stream.id in faulty for stream in sequence.streams):
+                error = FailedPrecondition("the weights give no finite numbers for this prompt", reason="NOT_FINITE")
+                self._abort(sequence, error, now=now)
+            elif sequence.done:
                 self._leave(sequence)
             elif any(not lost.isdisjoint(stream.blocks) for stream in sequence.streams):
                 self._preempt(sequence)
+
+    def _abort(self, sequence: Sequence, error: TandemError, *, now: float) -> None:
+        sequence.error = sequence.error or error
+        sequence.ended = sequence.ended or now
+        self._leave(sequence)
 
     def everyone(self) -> list[Sequence]:
         """Returns all sequences that have not left."""

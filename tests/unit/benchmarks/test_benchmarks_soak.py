@@ -29,8 +29,19 @@ class Scripted:
             raise self._error
 
 
-async def ended(client: Scripted) -> Ended:
-    calls = Calls("some text of documents " * 50, random.Random(1), ["a"])
+class Draws(random.Random):
+    """Draws at random, but always or never below a tenth: so likely is a caller in a hurry."""
+
+    def __init__(self, *, hurried: bool) -> None:
+        super().__init__(1)
+        self._hurried = hurried
+
+    def random(self) -> float:
+        return super().random() * 0.1 if self._hurried else 0.1 + 0.9 * super().random()
+
+
+async def ended(client: Scripted, *, hurried: bool = False) -> Ended:
+    calls = Calls("some text of documents " * 50, Draws(hurried=hurried), ["a"])
     drawn = (calls.draw() for _ in range(100))
     call = next(call for kind, call, _ in drawn if kind == "stream")
     return await call(client)  # type: ignore[arg-type]
@@ -55,7 +66,13 @@ async def test_any_other_order_is_a_fault(events: tuple[pb.StreamGenerateRespons
     assert (await ended(Scripted(*events))).fault
 
 
-@pytest.mark.parametrize("error", [DeadlineExceeded("late"), NotFound("none"), Overloaded("full", retry_after_s=9)])
+async def test_only_a_caller_in_a_hurry_may_miss_its_deadline() -> None:
+    late = Scripted(STARTED, error=DeadlineExceeded("late"))
+    assert not (await ended(late, hurried=True)).fault
+    assert (await ended(late, hurried=False)).fault
+
+
+@pytest.mark.parametrize("error", [NotFound("none"), Overloaded("full", retry_after_s=9)])
 async def test_a_status_that_the_load_calls_for_is_none(error: Exception) -> None:
     outcome = await ended(Scripted(STARTED, error=error))
     assert not outcome.fault

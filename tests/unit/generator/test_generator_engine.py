@@ -552,6 +552,22 @@ async def test_a_failing_step_fails_its_sequences_and_not_the_service() -> None:
     assert (bench.value("sequences_total", reason="failed"), bench.failures) == (1, 0)
 
 
+async def test_weights_that_overflow_end_their_own_sequences_and_no_others() -> None:
+    pins = Pins()
+    async with running() as bench:
+        prompts = ["aaaabbbb", "cccc", "ddddeeeeff"]
+        expected = [await text_of(bench.engine, ask(prompt, max_tokens=6)) for prompt in prompts]
+        bad = pins.pin()
+        bench.runner.overflowing.add(bad.adapter.key)
+        others = [asyncio.create_task(text_of(bench.engine, ask(prompt, max_tokens=6))) for prompt in prompts]
+        with pytest.raises(FailedPrecondition, match="no finite numbers"):
+            await text_of(bench.engine, ask("aaaabbbb", pins=(bad,)))
+        found = [await other for other in others]
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    assert pins.released == ["law"]
+    assert bench.runner.complaints == []
+
+
 class Forgetful(ToyRunner):
     """Returns a result without the tokens that were asked for, once."""
 
