@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from services.generator.backend import weights
+from services.generator.backend.apart import apart
 from services.generator.backend.checkpoint import Checkpoint, UnknownArchitecture
 from services.generator.backend.linear import best_precision
 from services.generator.backend.llama import Llama
@@ -61,8 +62,7 @@ def load(config: GeneratorConfig) -> Loaded:
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
-        loaded = _load(folder, config, precision)
-        warm_up(loaded.runner)
+        loaded = apart(lambda: _load_warm(folder, config, precision))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ConfigError(f"the model in {folder} cannot be loaded: {error}") from error
     log.info(
@@ -74,6 +74,12 @@ def load(config: GeneratorConfig) -> Loaded:
             "seconds": round(time.monotonic() - started, 1),
         },
     )
+    return loaded
+
+
+def _load_warm(folder: Path, config: GeneratorConfig, precision: str) -> Loaded:
+    loaded = _load(folder, config, precision)
+    warm_up(loaded.runner)
     return loaded
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from services.generator.backend.apart import apart
 from services.generator.backend.checkpoint import LlamaShape
 from services.generator.backend.linear import Linear, make_linear
 from services.generator.backend.llama import PARTS, layer_shape, padded, reorder_rotary, rotary_order
@@ -80,7 +81,7 @@ class AdapterBank:
         """Reads the weights of an adapter; does nothing if they are there. Raises as the port says."""
         if adapter.key in self._adapters:
             return
-        matrices = self._fused(read_weights(adapter))
+        matrices = apart(lambda: self._fused(read_weights(adapter)))
         with self._lock:
             self._adapters[adapter.key] = matrices
 
