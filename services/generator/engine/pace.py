@@ -18,7 +18,7 @@ _MIN_PROBES = 3
 """So many measurements are believed: fewer might all be stalls."""
 
 _PRESSURE = 4.0
-"""So many running rows weigh as much as one sequence that waits; below that the stretch grows in proportion."""
+"""So many running rows weigh as much as one sequence that waits; fewer, and the stretch grows with the square of the share."""
 
 _MIN_SAMPLE = 8
 """Fewer tokens than this tell more about the clock than about their cost."""
@@ -69,7 +69,7 @@ class Pace:
             return 0
         if self._cost.value is None:
             return self._min_tokens
-        spare = base.value * self._stretch * max(1.0, _PRESSURE * waiting / rows)
+        spare = base.value * self._stretch * max(1.0, (_PRESSURE * waiting / rows) ** 2)
         if self._cost.value * self._max_tokens <= spare:
             return self._max_tokens
         return max(self._min_tokens, int(spare / self._cost.value))
