@@ -18,7 +18,10 @@ _MIN_PROBES = 3
 """So many measurements are believed: fewer might all be stalls."""
 
 _PRESSURE = 4.0
-"""So many running rows weigh as much as one sequence that waits; fewer, and the stretch grows with the square of the share."""
+"""So many running rows weigh as much as one sequence that waits.
+
+With fewer the stretch grows, by the square of their lack.
+"""
 
 _MIN_SAMPLE = 8
 """Fewer tokens than this tell more about the clock than about their cost."""
