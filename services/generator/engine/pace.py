@@ -4,12 +4,14 @@ A step takes about base(rows) + cost * tokens: base is what the rows that
 decode take without any prompt, cost what each prompt token adds. Both are
 medians of the last measurements, so a step that stalled for seconds moves
 neither. The budget is what stretches the base by the allowed factor, or by
-more where many wait for their first token and few for their next: a longer
-step costs each of the rows its delay, and brings each of those who wait so
-much closer.
+more where those who wait for their first token outweigh those who wait for
+their next: the shorter a prompt, the less it costs the others, and the more
+it counts. So a long prompt is read in small pieces beside running streams,
+and a crowd of short ones at once.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from statistics import median_low
 
 _WINDOW = 15
@@ -17,11 +19,8 @@ _PROBE_EVERY = 64
 _MIN_PROBES = 3
 """So many measurements are believed: fewer might all be stalls."""
 
-_PRESSURE = 4.0
-"""So many running rows weigh as much as one sequence that waits.
-
-With fewer the stretch grows, by the square of their lack.
-"""
+_WEIGHT = 4096
+"""A prompt of _WEIGHT / n tokens weighs as much as n rows that decode."""
 
 _MIN_SAMPLE = 8
 """Fewer tokens than this tell more about the clock than about their cost."""
@@ -58,8 +57,8 @@ class Pace:
         self._cost = _Median()
         self._unprobed: dict[int, int] = {}
 
-    def budget(self, rows: int, *, waiting: int = 0) -> int:
-        """Returns the prompt tokens that a step with so many decoding rows may read while others wait to be read.
+    def budget(self, rows: int, *, waiting: Iterable[int] = ()) -> int:
+        """Returns the prompt tokens that a step with so many decoding rows may read; waiting are the prompts' lengths.
 
         Now and then, and before enough is known about such a step, it is 0:
         steps without prompts show what the rows alone take.
@@ -72,7 +71,7 @@ class Pace:
             return 0
         if self._cost.value is None:
             return self._min_tokens
-        spare = base.value * self._stretch * max(1.0, (_PRESSURE * waiting / rows) ** 2)
+        spare = base.value * self._stretch * max(1.0, (sum(_WEIGHT / length for length in waiting) / rows) ** 2)
         if self._cost.value * self._max_tokens <= spare:
             return self._max_tokens
         return max(self._min_tokens, int(spare / self._cost.value))

@@ -14,6 +14,7 @@ any time. What happened is collected in `news`.
 import heapq
 from collections.abc import Collection
 from collections.abc import Sequence as Tokens
+from itertools import islice
 
 from services.generator.domain import FinishReason, Limits, Priority, Step, StepResult
 from services.generator.engine.blocks import BlockPool
@@ -237,8 +238,10 @@ class Scheduler:
         others, nor batch work a person. may_start is False after someone gave
         way, who would start again right away and take the blocks it gave.
         """
-        waiting = len(reading) + min(self.num_waiting, max(0, self._limits.max_running - self._width))
-        left = min(self._pace.budget(flight.rows, waiting=waiting), self._limits.max_prefill_tokens)
+        free = max(0, self._limits.max_running - self._width)
+        waiting = [*reading, *islice(self._flows.everyone(), free)] if flight.rows else []
+        budget = self._pace.budget(flight.rows, waiting=[sequence.length for sequence in waiting])
+        left = min(budget, self._limits.max_prefill_tokens)
         had = self._flows.had
         queue = sorted(reading, key=lambda sequence: (had(sequence), sequence.order), reverse=True)
         while left > 0:

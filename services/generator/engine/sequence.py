@@ -91,6 +91,11 @@ class Sequence:
         return self.reason is not None or self.error is not None
 
     @property
+    def length(self) -> int:
+        """Returns how many tokens its streams hold."""
+        return sum(len(stream.tokens) for stream in self.streams)
+
+    @property
     def width(self) -> int:
         """Returns how many rows of a batch it takes."""
         return len(self.streams)

@@ -112,10 +112,11 @@ def test_whatever_was_measured_the_budget_is_within_bounds(steps: list[tuple[int
         assert model.budget(rows) >= 16
 
 
-def test_many_who_wait_for_a_first_token_outweigh_few_who_wait_for_the_next() -> None:
+def test_many_short_prompts_outweigh_few_running_rows_and_a_long_one_does_not() -> None:
     model = learned()
     run(model, 40, rows=1)
-    calm = model.budget(8, waiting=2)
+    calm = model.budget(8, waiting=[512])
     assert calm == model.budget(8)
-    assert calm < model.budget(8, waiting=4) < model.budget(8, waiting=8)
-    assert model.budget(1, waiting=64) == 512
+    assert calm < model.budget(8, waiting=[256]) < model.budget(8, waiting=[256, 256])
+    assert model.budget(8, waiting=[4000] * 8) == calm
+    assert model.budget(1, waiting=[256]) == 512

@@ -1,5 +1,6 @@
 """The scheduler on a toy model: what it plans, who gives way, and what holds whatever comes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
@@ -22,7 +23,7 @@ class Steady(Pace):
         super().__init__(max_tokens=alone, min_tokens=1, max_stretch=1.0)
         self._beside = beside
 
-    def budget(self, rows: int, *, waiting: int = 0) -> int:
+    def budget(self, rows: int, *, waiting: Iterable[int] = ()) -> int:
         return super().budget(0) if not rows else self._beside
 
 
