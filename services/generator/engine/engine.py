@@ -78,8 +78,7 @@ class Engine:
             ),
             pace=Pace(
                 max_tokens=limits.max_prefill_tokens,
-                # Less costs nearly as much: a step has its price however few tokens it reads.
-                min_tokens=2 * runner.block_size,
+                min_tokens=runner.block_size,
                 max_stretch=limits.max_step_stretch,
             ),
         )
