@@ -13,7 +13,6 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -258,7 +257,9 @@ def _alarms(log: str) -> list[str]:
 
 
 def _principals() -> dict[str, Principal]:
-    made: Callable[[str, str], Principal] = lambda tenant, role: Principal(role, tenant, roles=frozenset({role}))  # noqa: E731
+    def made(tenant: str, role: str) -> Principal:
+        return Principal(role, tenant, roles=frozenset({role}))
+
     return {f"{tenant}-{role}": made(tenant, role) for tenant in TENANTS for role in ("user", "operator")}
 
 

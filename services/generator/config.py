@@ -66,7 +66,8 @@ class GeneratorConfig(ServerConfig):
         unit="sequences",
         minimum=1,
         maximum=1024,
-        help="Sequences decoded together. More raises throughput and slows each of them.",
+        help="Rows decoded together: one a sequence, or one a prompt of a blend. More raises throughput and slows each "
+        "of them.",
     )
     kv_cache_tokens: int = setting(
         32_768,
@@ -100,8 +101,9 @@ class GeneratorConfig(ServerConfig):
         1.6,
         minimum=1.0,
         maximum=100.0,
-        help="How much longer than a step without prompts a step may take for the sake of a prompt while others wait "
-        "for their next token: smaller keeps running streams smooth, greater brings first tokens sooner.",
+        help="How much longer than a step without prompts a step may take for the sake of a long prompt while others "
+        "wait for their next token: smaller keeps running streams smooth, greater brings first tokens sooner. Short "
+        "prompts that outweigh the running streams may take more.",
     )
     max_waiting: int = setting(
         64,

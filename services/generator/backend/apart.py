@@ -12,8 +12,8 @@ def apart(work: Callable[[], T]) -> T:
 
     Every thread that computes with torch gets compute threads of its own,
     which live as long as it does. Once they outnumber the processors, libgomp
-    no longer lets a waiting one spin, and a decoding step takes twice as long
-    (docs/log.md). So only the thread that runs the model may keep its own.
+    no longer lets a waiting one spin, and a decoding step takes 1.6 times as
+    long (docs/log.md). So only the thread that runs the model may keep its own.
     """
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="generator-apart") as thread:
         return thread.submit(work).result()

@@ -245,8 +245,8 @@ def _alternative(other: Json, chosen: Json, number: int) -> Alternative:
     return Alternative(int(other.get("id", number if same else -1)), str(other["token"]), _logprob(other["logprob"]))
 
 
-def _logprob(value: object) -> float:
-    logprob = float(value)  # type: ignore[arg-type]
+def _logprob(value: Any) -> float:
+    logprob = float(value)
     if math.isnan(logprob):
         raise ValueError("a logprob is not a number")
     return max(-9999.0, min(0.0, logprob))
