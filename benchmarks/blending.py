@@ -43,7 +43,7 @@ from services.generator.metrics import GeneratorMetrics
 from services.generator.registry import Registry
 from tandem import prompts
 from tandem.scoring import exact_match, f1
-from training.data import read_company
+from training.company import read_company
 from training.passages import WordIndex, holds, tenant_chunks
 
 COMPANY = Path(__file__).parents[1] / "examples" / "company"

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tandem.config import cache_home
 from training import recipes
-from training.data import Company, read_company, read_rows
+from training.company import Company, read_company, read_rows
 from training.loop import Plan
 from training.loop import Progress as LoopProgress
 from training.passages import reading_cases, tenant_chunks

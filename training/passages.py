@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from tandem import prompts
 from tandem.prompts import ABSTENTION
 from tandem.scoring import normalise
-from training.data import Company
+from training.company import Company
 
 _WORDPROCESSING = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _BLOCKS = frozenset(("p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "table", "ul", "ol", "br"))

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from tandem.prompts import PROMPTS_VERSION, closed_book, reading
 from training import evaluate, lora
-from training.data import Company, encode
+from training.company import Company, encode
 from training.evaluate import Case
 from training.loop import Example, Plan, Progress, train
 from training.passages import ReadingCase

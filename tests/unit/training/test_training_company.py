@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from training.data import read_company
+from training.company import read_company
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
