@@ -44,7 +44,7 @@ from services.generator.registry import Registry
 from tandem import prompts
 from tandem.scoring import exact_match, f1
 from training.company import read_company
-from training.passages import WordIndex, holds, tenant_chunks
+from training.recipes import WordIndex, cut, holds
 
 COMPANY = Path(__file__).parents[1] / "examples" / "company"
 TENANT = "halden"
@@ -143,14 +143,15 @@ def chosen_rows(count: int) -> tuple[list[dict[str, Any]], list[dict[str, Prompt
     passage holds the answer.
     """
     company = read_company(COMPANY, TENANT)
-    rows = [row for row in company.splits["calibration"] if not row["groups"] and not row["history"]]
+    rows = [row for row in company.questions["calibration"] if not row["groups"] and not row["history"]]
     random.Random(11).shuffle(rows)  # noqa: S311  (a choice of questions)
     rows = [row for row in rows if row["answers"]][:count] + [row for row in rows if not row["answers"]][: count // 3]
-    index = WordIndex(tenant_chunks(company, COMPANY))
+    chunks = cut(company.documents())
+    index = WordIndex([chunk.text for chunk in chunks])
     asked: list[dict[str, Prompt]] = []
     answered: list[bool] = []
     for row in rows:
-        best = index.rank(row["question"])[:3]
+        best = [chunks[place] for place in index.best(row["question"], 3)]
         kinds = {
             "closed": prompts.closed_book(row["question"]),
             "reading": prompts.reading(row["question"], [prompts.passage(c.title, c.text) for c in best]),

@@ -15,6 +15,11 @@ _READING = (
 )
 
 
+_WRITING = "Write the {kind} that the brief asks for, in the house style. Say nothing that the brief does not say."
+_CLASSIFYING = "Name the class of the text. Answer with the name alone."
+_MAX_LISTED = 30
+
+
 @dataclass(frozen=True)
 class Message:
     """Is one turn of a chat prompt; role is "system", "user" or "assistant"."""
@@ -37,3 +42,14 @@ def reading(question: str, passages: Sequence[str]) -> list[Message]:
     """Returns the prompt by which a question is answered from passages, the best passage first."""
     listed = "\n\n".join(f"[{number}] {passage}" for number, passage in enumerate(passages, 1))
     return [Message("system", _READING), Message("user", f"{listed}\n\nQuestion: {question}")]
+
+
+def writing(brief: str, kind: str = "text") -> list[Message]:
+    """Returns the prompt by which a text is written in the house style; kind says what sort: "letter", "summary"."""
+    return [Message("system", _WRITING.format(kind=kind)), Message("user", brief)]
+
+
+def classifying(text: str, labels: Sequence[str]) -> list[Message]:
+    """Returns the prompt by which a text is classified; a long list of labels is learnt, not shown."""
+    listed = f" The classes: {', '.join(labels)}." if len(labels) <= _MAX_LISTED else ""
+    return [Message("system", _CLASSIFYING + listed), Message("user", text)]

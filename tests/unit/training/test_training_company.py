@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from training.company import read_company
+from training.company import CompanyInvalid, is_company, read_company, read_style
+
+SAMPLE = Path(__file__).parents[3] / "examples" / "company"
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -20,10 +22,12 @@ def fact(name: str, document: str, tenant: str = "halden", volatility: str = "st
 
 def asked(name: str, tenant: str = "halden", history: tuple[str, ...] = ()) -> dict[str, Any]:
     return {
+        "question_id": f"{name}.1",
         "fact_id": name,
         "tenant": tenant,
         "question": f"What is {name}?",
         "answers": [f"answer {name}"],
+        "gold_documents": ["open"],
         "history": list(history),
     }
 
@@ -31,7 +35,10 @@ def asked(name: str, tenant: str = "halden", history: tuple[str, ...] = ()) -> d
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     documents = [("open", "halden", []), ("closed", "halden", ["legal"]), ("theirs", "brightwater", [])]
-    manifest = [{"document_id": d, "tenant": t, "groups": g, "path": f"{d}.md"} for d, t, g in documents]
+    row = {"title": "T", "valid_until": None}
+    manifest = [{"document_id": d, "tenant": t, "groups": g, "path": f"{d}.md", **row} for d, t, g in documents]
+    for name, _, _ in documents:
+        (tmp_path / f"{name}.md").write_text(f"Text of {name}.")
     facts = [
         fact("a", "open"),
         fact("b", "closed", groups=["legal"]),
@@ -41,8 +48,10 @@ def folder(tmp_path: Path) -> Path:
     ]
     write(tmp_path / "manifest.jsonl", manifest)
     write(tmp_path / "facts.jsonl", facts)
-    paraphrases = [{"fact_id": f["fact_id"], "question": "Q", "answer": "x", "answers": ["x", "the x"]} for f in facts]
-    write(tmp_path / "questions/paraphrases.jsonl", paraphrases)
+    paraphrases = [
+        {"paraphrase_id": f"{f['fact_id']}.p", "fact_id": f["fact_id"], "question": "Q", "answer": "x"} for f in facts
+    ]
+    write(tmp_path / "questions/paraphrases.jsonl", [{**row, "answers": ["x", "the x"]} for row in paraphrases])
     rows = [asked("a"), asked("b"), asked("d", tenant="brightwater"), asked("a", history=("earlier",)), asked("e")]
     for split in ("train", "calibration", "test"):
         write(tmp_path / f"questions/{split}.jsonl", rows)
@@ -50,25 +59,45 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_only_open_static_facts_of_the_tenant_are_learnt(folder: Path) -> None:
-    halden = read_company(folder, "halden")
-    assert set(halden.facts) == {"a"}
-    assert [question.fact_id for question in halden.paraphrases] == ["a"]
-    assert halden.paraphrases[0].answers == ("x", "x", "the x")
-    assert set(read_company(folder, "brightwater").facts) == {"d"}
+    halden = read_company(folder, "halden").closed_book()
+    assert [(row.group, row.answers) for row in halden["train"]] == [("a", ("x", "the x"))] * 2
+    theirs = read_company(folder, "brightwater")
+    assert set(theirs.facts) == {"d"}
 
 
 def test_held_out_wordings_stand_alone_and_are_about_learnt_facts(folder: Path) -> None:
+    splits = read_company(folder, "halden").closed_book()
+    assert [row.question for row in splits["test"]] == ["What is a?"]
+    assert [row.question for row in splits["validation"]] == ["What is a?"]
+
+
+def test_reading_sees_open_documents_and_questions_that_stand_alone(folder: Path) -> None:
     company = read_company(folder, "halden")
-    assert [question.text for question in company.wordings("test")] == ["What is a?"]
+    assert [(d.document_id, d.text) for d in company.documents()] == [("open", "Text of open.")]
+    assert [row.group for row in company.raft()["test"]] == ["a", "b", "e"]
 
 
-def test_every_file_that_was_read_is_hashed(folder: Path) -> None:
+def test_every_file_that_was_read_is_hashed_and_no_restricted_one(folder: Path) -> None:
     hashes = read_company(folder, "halden").hashes
-    assert set(hashes) >= {"facts.jsonl", "questions/paraphrases.jsonl", "manifest.jsonl"}
+    assert set(hashes) >= {"facts.jsonl", "questions/paraphrases.jsonl", "manifest.jsonl", "open.md"}
+    assert "closed.md" not in hashes
     assert all(len(digest) == 64 for digest in hashes.values())
 
 
-def test_a_missing_file_is_named(folder: Path) -> None:
+def test_what_is_missing_is_named(folder: Path) -> None:
+    assert is_company(folder)
+    with pytest.raises(CompanyInvalid, match="brightwater, halden"):
+        read_company(folder, "nobody")
     (folder / "facts.jsonl").unlink()
-    with pytest.raises(FileNotFoundError, match="facts"):
+    assert not is_company(folder)
+    with pytest.raises(CompanyInvalid, match=r"facts\.jsonl"):
         read_company(folder, "halden")
+
+
+def test_the_sample_splits_its_style_by_text() -> None:
+    splits, hashes = read_style(SAMPLE, seed=17)
+    names = {name: {row.id for row in rows} for name, rows in splits.items()}
+    assert sum(map(len, names.values())) == len(set.union(*names.values())) == 84
+    assert all(len(found) >= 8 for found in names.values())
+    assert {row.kind for row in splits["train"]} == {"letter", "summary", "report"}
+    assert len(hashes) == 2
