@@ -154,6 +154,22 @@ def cache_home(environ: Mapping[str, str] | None = None) -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "tandem"
 
 
+def config_home(environ: Mapping[str, str] | None = None) -> Path:
+    """Returns the folder for what a user keeps: $XDG_CONFIG_HOME/tandem, else ~/.config/tandem."""
+    base = (os.environ if environ is None else environ).get("XDG_CONFIG_HOME", "")
+    return (Path(base) if base else Path.home() / ".config") / "tandem"
+
+
+def signing_key_file(environ: Mapping[str, str] | None = None) -> Path:
+    """Returns where the user's key lies that signs adapters."""
+    return config_home(environ) / "signing-key.pem"
+
+
+def trust_file(environ: Mapping[str, str] | None = None) -> Path:
+    """Returns the user's own trust file: the public keys whose signatures on adapters count on this machine."""
+    return config_home(environ) / "trusted-signers.json"
+
+
 def inherited_environment() -> dict[str, str]:
     """Returns this process's environment, to be handed to a child."""
     return dict(os.environ)

@@ -8,14 +8,16 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import grpc
 
 from services.generator.config import GeneratorConfig
-from services.generator.domain import Limits
+from services.generator.domain import Limits, ModelInfo
 from services.generator.engine import Engine
 from services.generator.metrics import GeneratorMetrics
-from services.generator.registry import NoAdapters, Registry
+from services.generator.registry import KeyFiles, NoAdapters, Registry, Rules, Shapes, verify
 from services.generator.servicer import GeneratorServicer, Parts
 from tandem import config as settings
 from tandem.errors import ConfigError
@@ -61,10 +63,11 @@ async def _local(
     loaded = await asyncio.to_thread(loading.load, config)
     registry = Registry(
         adapters=loaded.adapters,
-        shapes=loaded.shapes,
+        check=partial(verify, rules=_rules(config, loaded.shapes, loaded.model)),
         folder=config.adapter_dir,
         max_adapters=config.max_adapters,
         metrics=metrics,
+        refresh_s=config.adapter_refresh_seconds,
     )
     engine = Engine(
         runner=loaded.runner,
@@ -83,8 +86,22 @@ async def _remote(config: GeneratorConfig, telemetry: Telemetry, metrics: Genera
     from services.generator.backend import openai
 
     backend = await openai.connect(config, metrics=metrics, tracer=telemetry.tracer)
-    registry = Registry(adapters=NoAdapters(), shapes={}, folder=None, max_adapters=1, metrics=metrics)
+    registry = Registry(
+        adapters=NoAdapters(), check=partial(verify, rules=Rules()), folder=None, max_adapters=1, metrics=metrics
+    )
     return Parts(backend=backend, registry=registry, kind="openai")
+
+
+def _rules(config: GeneratorConfig, shapes: Shapes, model: ModelInfo) -> Rules:
+    """Returns what adapters are held against; raises ConfigError where the keys cannot be read."""
+    keys = KeyFiles(
+        trust=[Path(path).expanduser() for path in config.adapter_trust_files],
+        keyring=config.adapter_key_file,
+        keyring_text=config.adapter_keys,
+    )
+    if config.adapter_dir is not None:
+        keys.check()
+    return Rules(shapes=shapes, base_sha256=model.sha256, keys=keys)
 
 
 def _limits(config: GeneratorConfig) -> Limits:

@@ -25,8 +25,27 @@ class GeneratorConfig(ServerConfig):
     )
     adapter_dir: Path | None = setting(
         None,
-        help="Folder of the adapters, <tenant>/<name>/ in PEFT layout; those under _shared/ are for every tenant. "
-        "Read at the start; a tenant's own are read again by LoadAdapter. Unset serves the base model alone.",
+        help="Folder of the adapters, <tenant>/<name>/ with aliases and signed versions; those under _shared/ are for "
+        "every tenant. Unset serves the base model alone.",
+    )
+    adapter_trust_files: tuple[str, ...] = setting(
+        (),
+        help="Files of the public keys whose signatures on adapters count, separated by commas. They are read again "
+        "at every load; one that is missing trusts nobody. Unset refuses every adapter.",
+    )
+    adapter_key_file: Path | None = setting(
+        None, help="Keyring that opens encrypted adapters, read again at every load. Unset opens none."
+    )
+    adapter_keys: str = setting(
+        "", help="The same keyring as JSON in the variable itself, for where secrets come as variables."
+    )
+    adapter_refresh_seconds: float = setting(
+        10.0,
+        unit="s",
+        minimum=0,
+        maximum=86_400,
+        help="How often the adapter folder is looked at for new adapters and changed aliases, so that every process "
+        "that serves it follows a promotion. 0 never looks: LoadAdapter then reads it.",
     )
     max_adapters: int = setting(
         64,
@@ -116,3 +135,5 @@ class GeneratorConfig(ServerConfig):
     def __post_init__(self) -> None:
         if self.backend == "openai" and not self.openai_url:
             raise ConfigError("GENERATOR_OPENAI_URL must be set for GENERATOR_BACKEND=openai")
+        if self.adapter_key_file is not None and self.adapter_keys:
+            raise ConfigError("set one of GENERATOR_ADAPTER_KEY_FILE and GENERATOR_ADAPTER_KEYS, not both")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,15 @@ class Trust:
             if not isinstance(owner, str) or not _is_texts(tenants):
                 raise ConfigError(f"{path}: the key {key_id} needs an owner, a text, and tenants, a list of texts")
             keys[key_id] = TrustedKey(public=public, owner=owner, tenants=tuple(tenants))
+        return cls(keys)
+
+    @classmethod
+    def read_all(cls, paths: Sequence[Path]) -> "Trust":
+        """Reads several trust files as one; a missing file trusts nobody. Raises ConfigError."""
+        keys: dict[str, TrustedKey] = {}
+        for path in paths:
+            if path.exists():
+                keys |= cls.read(path).keys
         return cls(keys)
 
     def with_signer(self, signer: Signer, *, owner: str, tenants: tuple[str, ...] = ()) -> "Trust":

@@ -93,7 +93,7 @@ class Opened:
         """Returns a file's plain bytes; raises AdapterRefused unless they are those that were signed."""
         entry = self.manifest.files.get(name)
         if entry is None:
-            raise AdapterRefused(Refusal.TRUNCATED, f"its manifest names no {name}")
+            raise AdapterRefused(Refusal.MANIFEST_INVALID, f"its manifest names no {name}")
         if entry.size > _MAX_FILE:
             raise AdapterRefused(Refusal.UNSUPPORTED, f"{name} is larger than {_MAX_FILE} bytes")
         with _opened(self.folder / name) as (stream, size):
@@ -131,7 +131,7 @@ def read_version(folder: Path, *, trust: Trust, ciphers: Keyring | None = None) 
     key_id, signature = _signature(folder)
     key = trust.keys.get(key_id)
     if key is None:
-        message = f"it is signed by the key {key_id}, which is not trusted here"
+        message = f"it is signed by the key {key_id}, which no trust file holds"
         raise AdapterRefused(Refusal.KEY_UNKNOWN, message)
     if not key.verify(text, signature):
         raise AdapterRefused(Refusal.SIGNATURE_INVALID, f"{MANIFEST} is not what the key {key_id} signed")

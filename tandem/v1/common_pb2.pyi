@@ -134,6 +134,9 @@ class Lineage(_message.Message):
     MODEL_SHA256_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     ADAPTER_SHA256_FIELD_NUMBER: _builtins.int
+    SIGNER_KEY_ID_FIELD_NUMBER: _builtins.int
+    CIPHER_FIELD_NUMBER: _builtins.int
+    CIPHER_KEY_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is the name of the base model."""
     model_sha256: _builtins.str
@@ -146,7 +149,21 @@ class Lineage(_message.Message):
     """
     adapter_sha256: _builtins.str
     """adapter_sha256 is the SHA-256 of the adapter's weights in lower-case
-    hexadecimal; empty when adapter is empty.
+    hexadecimal; empty when adapter is empty. Its first 16 digits are the
+    version.
+    """
+    signer_key_id: _builtins.str
+    """signer_key_id is the id of the key that signed the adapter's manifest: the
+    first 16 hexadecimal digits of the SHA-256 of the raw Ed25519 public key;
+    empty when adapter is empty.
+    """
+    cipher: _builtins.str
+    """cipher is what the adapter's files are encrypted with on disk, for example
+    "AES-256-GCM"; empty where they are not.
+    """
+    cipher_key_id: _builtins.str
+    """cipher_key_id is the id of the key that opened them: the first 16
+    hexadecimal digits of the key's SHA-256; empty when cipher is empty.
     """
     def __init__(
         self,
@@ -155,10 +172,13 @@ class Lineage(_message.Message):
         model_sha256: _builtins.str = ...,
         adapter: _builtins.str = ...,
         adapter_sha256: _builtins.str = ...,
+        signer_key_id: _builtins.str = ...,
+        cipher: _builtins.str = ...,
+        cipher_key_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "adapter_sha256", b"adapter_sha256", "model", b"model", "model_sha256", b"model_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "adapter_sha256", b"adapter_sha256", "cipher", b"cipher", "cipher_key_id", b"cipher_key_id", "model", b"model", "model_sha256", b"model_sha256", "signer_key_id", b"signer_key_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,6 @@
 """Adapters in memory that hold no weights, and adapter folders that pass the checks."""
 
+import hashlib
 import json
 import struct
 import threading
@@ -7,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from services.generator.domain import Adapter
-from services.generator.registry import CONFIG, WEIGHTS
+from services.generator.registry import Rules, Shapes
+from services.generator.registry.tensors import configuration, num_parameters
+from tandem.adapters import CONFIG, WEIGHTS
+from tests.fakes.adapter_versions import BASE, keys, publish
 
 SHAPES = {"model.layers.0.self_attn.q_proj": (6, 4)}
 PREFIX = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -83,10 +87,31 @@ def place(
     config: object = GOOD_CONFIG,
     data: bytes = b"",
     fill: int = 0,
+    **changes: Any,
 ) -> Path:
-    """Writes an adapter, or a newer version of it, and returns its folder; `fill` makes versions differ."""
-    target = folder / tenant / name
-    target.mkdir(parents=True, exist_ok=True)
-    (target / CONFIG).write_text(config if isinstance(config, str) else json.dumps(config))
-    (target / WEIGHTS).write_bytes(data or safetensors_bytes(tensors(), fill=fill))
-    return target
+    """Writes a signed version and makes it stable; returns its folder. `fill` makes versions differ."""
+    files = {
+        CONFIG: (config if isinstance(config, str) else json.dumps(config)).encode(),
+        WEIGHTS: data or safetensors_bytes(tensors(), fill=fill),
+    }
+    return publish(folder, files, tenant=tenant, name=name, **changes)
+
+
+def rules(**changes: Any) -> Rules:
+    """Returns rules that let in what `place` writes."""
+    return Rules(**{"shapes": SHAPES, "base_sha256": BASE, "keys": keys, **changes})
+
+
+def unsigned(folder: Path, shapes: Shapes) -> Adapter:
+    """Returns the adapter in a folder of PEFT's layout <tenant>/<name>, as training leaves it, unsigned."""
+    data = (folder / WEIGHTS).read_bytes()
+    rank, scale = configuration((folder / CONFIG).read_bytes())
+    return Adapter(
+        tenant=folder.parent.name,
+        name=folder.name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        rank=rank,
+        scale=scale,
+        num_parameters=num_parameters(data, rank=rank, shapes=shapes),
+        read=(folder / WEIGHTS).read_bytes,
+    )

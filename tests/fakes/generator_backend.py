@@ -117,7 +117,4 @@ def _token(index: int, text: str, num_alternatives: int) -> Token:
 
 
 def _lineage(pin: Pin | None) -> Lineage:
-    if pin is None:
-        return Lineage(model=MODEL.name, model_sha256=MODEL.sha256)
-    adapter = pin.adapter
-    return Lineage(model=MODEL.name, model_sha256=MODEL.sha256, adapter=adapter.name, adapter_sha256=adapter.sha256)
+    return MODEL.lineage(pin.adapter if pin is not None else None)

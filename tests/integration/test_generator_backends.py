@@ -272,9 +272,7 @@ async def test_the_context_ends_a_sequence(subject: Subject):
 
 async def test_what_the_backend_lacks_is_refused_and_what_it_has_works(subject: Subject, tmp_path: Path):
     features, released = subject.backend.features, []
-    adapter = Adapter(
-        tenant="a", name="n", sha256="0" * 64, rank=1, scale=1.0, num_parameters=1, folder=tmp_path / "none"
-    )
+    adapter = Adapter(tenant="a", name="n", sha256="0" * 64, rank=1, scale=1.0, num_parameters=1, read=bytes)
     blend = GenerateInput(
         streams=(StreamInput(prompt="x", weight=0.5), StreamInput(prompt="y", weight=0.5)),
         tenant="a",

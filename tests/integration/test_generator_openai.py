@@ -76,9 +76,8 @@ def text(told: list[Event]) -> str:
 
 
 def pin(released: list[str]) -> Pin:
-    from pathlib import Path
 
-    adapter = Adapter(tenant="a", name="n", sha256="s", rank=1, scale=1.0, num_parameters=1, folder=Path("x"))
+    adapter = Adapter(tenant="a", name="n", sha256="s", rank=1, scale=1.0, num_parameters=1, read=bytes)
     return Pin(adapter, lambda: released.append("n"))
 
 

@@ -15,7 +15,7 @@ from services.generator.backend.checkpoint import Checkpoint
 from services.generator.backend.llama import Llama
 from services.generator.backend.runner import PagedRunner
 from services.generator.domain import Draw, Mixing, NotFinite, Sampling, Step, StepResult, Work
-from services.generator.registry.verify import verify
+from tests.fakes.generator_adapters import unsigned
 from tests.fakes.generator_driver import Chaos, Job
 from tests.fakes.generator_model import write_adapter, write_model, write_relative
 
@@ -43,7 +43,7 @@ def paged(model: Path, *, precision: str = "fp32", num_blocks: int = 256, block_
 
 def with_adapters(runner: PagedRunner, folder: Path) -> dict[str, str]:
     """Loads all adapters; returns their keys by name."""
-    loaded = {name: verify(folder / "adapters" / name, runner.adapters.shapes()) for name in ADAPTERS}
+    loaded = {name: unsigned(folder / "adapters" / name, runner.adapters.shapes()) for name in ADAPTERS}
     for adapter in loaded.values():
         runner.adapters.load(adapter)
     return {name: adapter.key for name, adapter in loaded.items()}
@@ -224,7 +224,7 @@ def test_what_a_broken_sequence_leaves_in_its_blocks_harms_nobody(folder: Path) 
 def test_an_adapter_that_overflows_is_told_and_harms_no_mate(folder: Path, tmp_path: Path) -> None:
     runner = paged(folder / "tiny")
     place = write_adapter(tmp_path / "halden" / "huge", seed=1, scale=1e38)
-    adapter = verify(place, runner.adapters.shapes())
+    adapter = unsigned(place, runner.adapters.shapes())
     runner.adapters.load(adapter)
     works = [
         Work(stream=0, tokens=[1, 2], start=0, blocks=[0]),
@@ -240,7 +240,7 @@ def test_an_adapter_that_overflows_is_told_and_harms_no_mate(folder: Path, tmp_p
 def test_an_adapter_changed_after_it_was_verified_is_not_loaded(folder: Path, tmp_path: Path) -> None:
     runner = paged(folder / "tiny")
     place = write_adapter(tmp_path / "halden" / "changed", seed=3)
-    adapter = verify(place, runner.adapters.shapes())
+    adapter = unsigned(place, runner.adapters.shapes())
     data = bytearray((place / "adapter_model.safetensors").read_bytes())
     data[-1] ^= 1
     (place / "adapter_model.safetensors").write_bytes(bytes(data))
@@ -250,7 +250,7 @@ def test_an_adapter_changed_after_it_was_verified_is_not_loaded(folder: Path, tm
 
 def test_an_unloaded_adapter_is_gone_and_can_come_back(folder: Path) -> None:
     runner = paged(folder / "tiny")
-    adapter = verify(folder / "adapters" / "halden/one", runner.adapters.shapes())
+    adapter = unsigned(folder / "adapters" / "halden/one", runner.adapters.shapes())
     work = Work(stream=0, tokens=[5, 6, 7], start=0, blocks=[0], adapter=adapter.key)
     step = Step((work,), (Draw(sequence=0, works=(0,), sampling=Sampling(), history=(), position=0),))
     runner.adapters.load(adapter)

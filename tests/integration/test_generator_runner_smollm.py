@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from services.generator.backend import loading
 from services.generator.config import GeneratorConfig
 from services.generator.domain import Message
-from services.generator.registry.verify import verify
 from tandem.prompts import closed_book
+from tests.fakes.generator_adapters import unsigned
 from tests.fakes.generator_driver import Chaos, Job
 
 ADAPTER = Path(__file__).parents[2] / "examples/company/adapters/halden/answers"
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:Fu
 
 def test_real_answers_are_those_of_transformers_and_peft() -> None:
     loaded = loading.load(GeneratorConfig(precision="fp32", backend="torch", threads=1, kv_cache_tokens=2048))
-    adapter = verify(ADAPTER, loaded.shapes)
+    adapter = unsigned(ADAPTER, loaded.shapes)
     loaded.adapters.load(adapter)
     jobs = [
         Job(

@@ -23,7 +23,6 @@ from services.generator.backend.linear import Linear, make_linear
 from services.generator.backend.llama import PARTS, layer_shape, padded, reorder_rotary, rotary_order
 from services.generator.domain import Adapter
 
-_WEIGHTS = "adapter_model.safetensors"
 _SPARE = 2
 """How many times the rank that a step needs may be carried along before the matrices are laid together anew."""
 
@@ -35,9 +34,9 @@ def read_weights(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     """Returns for each adapted layer A (rank, in) and B (out, rank), in fp32, B with the adapter's scale.
 
     Raises ValueError where the file is not the one that was verified or
-    holds numbers that are not finite, OSError where it cannot be read.
+    holds numbers that are not finite, and what `adapter.read` raises.
     """
-    data = (adapter.folder / _WEIGHTS).read_bytes()
+    data = adapter.read()
     if hashlib.sha256(data).hexdigest() != adapter.sha256:
         raise ValueError("the weights changed after they were verified")
     tensors = safetensors.torch.load(data)

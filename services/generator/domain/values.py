@@ -1,9 +1,8 @@
 """Prompts, sampling, adapters, requests and the events of a sequence."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from pathlib import Path
 
 SHARED_TENANT = "_shared"
 
@@ -80,7 +79,18 @@ class Adapter:
     rank: int
     scale: float
     num_parameters: int
-    folder: Path
+    read: Callable[[], bytes] = field(repr=False, compare=False)
+    """Returns the plain bytes of the weights file, read anew and checked; may raise OSError, or say why it refuses."""
+    signer_key_id: str = ""
+    """The key whose signature vouches for it."""
+    cipher: str = ""
+    """What its files are encrypted with on disk; empty where they are not."""
+    cipher_key_id: str = ""
+
+    @property
+    def version(self) -> str:
+        """Returns the version's name."""
+        return self.sha256[:16]
 
     @property
     def key(self) -> str:
@@ -114,6 +124,9 @@ class Lineage:
     model_sha256: str
     adapter: str = ""
     adapter_sha256: str = ""
+    signer_key_id: str = ""
+    cipher: str = ""
+    cipher_key_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +139,20 @@ class ModelInfo:
     precision: str
     vocabulary_size: int = 0
     """Number of token ids; 0 where the backend does not tell."""
+
+    def lineage(self, adapter: Adapter | None = None) -> Lineage:
+        """Returns the lineage of what this model writes, on the adapter if there is one."""
+        lineage = Lineage(model=self.name, model_sha256=self.sha256)
+        if adapter is None:
+            return lineage
+        return replace(
+            lineage,
+            adapter=adapter.name,
+            adapter_sha256=adapter.sha256,
+            signer_key_id=adapter.signer_key_id,
+            cipher=adapter.cipher,
+            cipher_key_id=adapter.cipher_key_id,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

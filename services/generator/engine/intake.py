@@ -113,12 +113,7 @@ class Intake:
         ]
 
     def _lineage(self, pin: Pin | None) -> Lineage:
-        return Lineage(
-            model=self._model.name,
-            model_sha256=self._model.sha256,
-            adapter=pin.adapter.name if pin else "",
-            adapter_sha256=pin.adapter.sha256 if pin else "",
-        )
+        return self._model.lineage(pin.adapter if pin is not None else None)
 
 
 def _key(pin: Pin | None) -> str | None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 from services.generator.domain import (
-    Adapter,
     Finished,
     FinishReason,
     Lineage,
@@ -16,9 +15,15 @@ from services.generator.domain import (
     Usage,
 )
 from services.generator.engine.meaning import Samples
+from services.generator.registry import Shown, ShownVersion, VersionState
 from tandem.v1 import common_pb2
 from tandem.v1 import generator_service_pb2 as pb
 
+_STATES = {
+    VersionState.LOADED: pb.ADAPTER_VERSION_STATE_LOADED,
+    VersionState.RETIRED: pb.ADAPTER_VERSION_STATE_RETIRED,
+    VersionState.STORED: pb.ADAPTER_VERSION_STATE_STORED,
+}
 REASONS = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
 
 
@@ -116,28 +121,43 @@ def lineage(names: Lineage) -> common_pb2.Lineage:
         model_sha256=names.model_sha256,
         adapter=names.adapter,
         adapter_sha256=names.adapter_sha256,
+        signer_key_id=names.signer_key_id,
+        cipher=names.cipher,
+        cipher_key_id=names.cipher_key_id,
     )
 
 
 def lineage_of(model: ModelInfo, pin: Pin | None = None) -> common_pb2.Lineage:
     """Returns the base model's lineage, with the pinned adapter's if there is one."""
-    adapter = pin.adapter if pin is not None else None
-    return common_pb2.Lineage(
-        model=model.name,
-        model_sha256=model.sha256,
-        adapter=adapter.name if adapter else "",
-        adapter_sha256=adapter.sha256 if adapter else "",
-    )
+    return lineage(model.lineage(pin.adapter if pin is not None else None))
 
 
-def adapter(known: Adapter, *, num_sequences: int) -> pb.Adapter:
+def adapter(shown: Shown) -> pb.Adapter:
     """Returns the description of an adapter."""
+    known = shown.adapter
     return pb.Adapter(
         name=known.name,
         sha256=known.sha256,
         rank=known.rank,
         num_parameters=known.num_parameters,
-        num_sequences=num_sequences,
+        num_sequences=shown.num_sequences,
+        version=known.version,
+        candidate_version=shown.candidate,
+        canary_share=shown.canary_share,
+        previous_version=shown.previous,
+        versions=[_version(version) for version in shown.versions],
+        shared=shown.shared,
+    )
+
+
+def _version(shown: ShownVersion) -> pb.AdapterVersion:
+    return pb.AdapterVersion(
+        version=shown.version,
+        aliases=shown.aliases,
+        state=_STATES[shown.state],
+        sha256=shown.sha256,
+        num_sequences=shown.num_sequences,
+        refusal=shown.refusal,
     )
 
 

@@ -88,6 +88,9 @@ def _lineage(lineage: Lineage | None) -> Json:
         "model_sha256": lineage.model_sha256,
         "adapter": lineage.adapter,
         "adapter_sha256": lineage.adapter_sha256,
+        "signer_key_id": lineage.signer_key_id,
+        "cipher": lineage.cipher,
+        "cipher_key_id": lineage.cipher_key_id,
     }
 
 

@@ -111,6 +111,11 @@ class Lineage:
     model_sha256: str
     adapter: str = ""
     adapter_sha256: str = ""
+    signer_key_id: str = ""
+    """The key whose signature vouches for the adapter."""
+    cipher: str = ""
+    """What the adapter is encrypted with at rest, empty where it is not, and by which key."""
+    cipher_key_id: str = ""
 
 
 @dataclass(frozen=True)

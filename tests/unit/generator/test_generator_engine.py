@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,9 +144,7 @@ class Pins:
         """Keys that may be run on."""
 
     def pin(self, name: str = "law") -> Pin:
-        adapter = Adapter(
-            tenant="t", name=name, sha256="f" * 64, rank=2, scale=1.0, num_parameters=1, folder=Path("unused")
-        )
+        adapter = Adapter(tenant="t", name=name, sha256="f" * 64, rank=2, scale=1.0, num_parameters=1, read=bytes)
         self.made += 1
         self.held.add(adapter.key)
         return Pin(adapter, lambda: self._release(adapter))

@@ -25,7 +25,6 @@ from services.generator.domain import (
     Feature,
     GenerateInput,
     Limits,
-    Lineage,
     Score,
     ScoreInput,
     Usage,
@@ -88,7 +87,7 @@ class OpenAiBackend:
 
     async def _generate(self, request: GenerateInput) -> AsyncGenerator[Event, None]:
         _check(request)
-        lineage = Lineage(model=self.model.name, model_sha256=self.model.sha256)
+        lineage = self.model.lineage()
         sequence = Sequence(lineage=lineage, max_tokens=request.sampling.max_tokens)
         with self._watched(sequence, tenant=request.tenant) as span:
             async with self._place(request, sequence) as flow:
