@@ -142,13 +142,26 @@ class GeneratorMetrics:
         )
         self.adapters_refused = Counter(
             "tandem_generator_adapters_refused_total",
-            "Adapters on disk that failed a check and were not loaded.",
+            "Versions in the adapter folder that were to serve and failed a check, operators' loads not counted.",
             registry=self._registry,
         )
         self.adapter_loads = Counter(
             "tandem_generator_adapter_loads_total",
             "Loads of an adapter while serving, by outcome: loaded, unchanged, refused, failed.",
             ["outcome"],
+            registry=self._registry,
+        )
+        self.adapter_calls = Counter(
+            "tandem_generator_adapter_calls_total",
+            "Calls that named an adapter, once for each name, by what they got: stable, candidate, version (one that "
+            "was named by its hash).",
+            ["version"],
+            registry=self._registry,
+        )
+        self.adapter_changes = Counter(
+            "tandem_generator_adapter_changes_total",
+            "Changes of aliases by operators of this process, by kind: promoted, rolled_back, canary.",
+            ["kind"],
             registry=self._registry,
         )
         self.adapter_unloads = Counter(

@@ -207,14 +207,36 @@ class GeneratorClient(_Client):
         return response
 
     def load_adapter(self, name: str, *, timeout: float | None = None) -> generator.LoadAdapterResponse:
-        """Loads the version of an adapter that lies in the tenant's folder now; needs the role "operator"."""
+        """Loads what an adapter's aliases stand for now, or one "name@version" too; needs the role "operator"."""
         request = generator.LoadAdapterRequest(name=name)
         response: generator.LoadAdapterResponse = self._call("LoadAdapter", request, timeout)
         return response
 
     def unload_adapter(self, name: str, *, timeout: float | None = None) -> None:
-        """Takes an adapter from new calls; needs the role "operator"."""
+        """Takes an adapter, or one "name@version" of it, from new calls; needs the role "operator"."""
         self._call("UnloadAdapter", generator.UnloadAdapterRequest(name=name), timeout)
+
+    def promote_adapter(
+        self, name: str, *, version: str = "", timeout: float | None = None
+    ) -> generator.PromoteAdapterResponse:
+        """Makes the candidate, or the version that is named, the stable one; needs the role "operator"."""
+        request = generator.PromoteAdapterRequest(name=name, version=version)
+        response: generator.PromoteAdapterResponse = self._call("PromoteAdapter", request, timeout)
+        return response
+
+    def roll_back_adapter(self, name: str, *, timeout: float | None = None) -> generator.RollBackAdapterResponse:
+        """Makes the version that was stable before stable again; needs the role "operator"."""
+        request = generator.RollBackAdapterRequest(name=name)
+        response: generator.RollBackAdapterResponse = self._call("RollBackAdapter", request, timeout)
+        return response
+
+    def set_adapter_canary(
+        self, name: str, share: float, *, version: str = "", timeout: float | None = None
+    ) -> generator.SetAdapterCanaryResponse:
+        """Gives the candidate a share of the calls, 0 to 1, and may name another; needs the role "operator"."""
+        request = generator.SetAdapterCanaryRequest(name=name, share=share, version=version)
+        response: generator.SetAdapterCanaryResponse = self._call("SetAdapterCanary", request, timeout)
+        return response
 
     def list_adapters(self, *, timeout: float | None = None) -> Iterator[generator.Adapter]:
         """Yields every adapter that the caller may use."""

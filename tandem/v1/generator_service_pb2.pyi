@@ -116,6 +116,42 @@ normalised. Weights are taken as they are; a negative one contrasts
 """
 Global___Mixing: _TypeAlias = Mixing  # noqa: Y015
 
+class _AdapterVersionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AdapterVersionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterVersionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADAPTER_VERSION_STATE_UNSPECIFIED: _AdapterVersionState.ValueType  # 0
+    """ADAPTER_VERSION_STATE_UNSPECIFIED is never sent."""
+    ADAPTER_VERSION_STATE_LOADED: _AdapterVersionState.ValueType  # 1
+    """ADAPTER_VERSION_STATE_LOADED means that new calls can have it."""
+    ADAPTER_VERSION_STATE_RETIRED: _AdapterVersionState.ValueType  # 2
+    """ADAPTER_VERSION_STATE_RETIRED means that no new call gets it and that it
+    leaves the memory when the last sequence that runs on it has ended.
+    """
+    ADAPTER_VERSION_STATE_STORED: _AdapterVersionState.ValueType  # 3
+    """ADAPTER_VERSION_STATE_STORED means that it lies in the adapter folder
+    only; LoadAdapter with its name brings it into memory.
+    """
+
+class AdapterVersionState(_AdapterVersionState, metaclass=_AdapterVersionStateEnumTypeWrapper):
+    """AdapterVersionState tells where a version's weights are."""
+
+ADAPTER_VERSION_STATE_UNSPECIFIED: AdapterVersionState.ValueType  # 0
+"""ADAPTER_VERSION_STATE_UNSPECIFIED is never sent."""
+ADAPTER_VERSION_STATE_LOADED: AdapterVersionState.ValueType  # 1
+"""ADAPTER_VERSION_STATE_LOADED means that new calls can have it."""
+ADAPTER_VERSION_STATE_RETIRED: AdapterVersionState.ValueType  # 2
+"""ADAPTER_VERSION_STATE_RETIRED means that no new call gets it and that it
+leaves the memory when the last sequence that runs on it has ended.
+"""
+ADAPTER_VERSION_STATE_STORED: AdapterVersionState.ValueType  # 3
+"""ADAPTER_VERSION_STATE_STORED means that it lies in the adapter folder
+only; LoadAdapter with its name brings it into memory.
+"""
+Global___AdapterVersionState: _TypeAlias = AdapterVersionState  # noqa: Y015
+
 @_typing.final
 class ChatMessage(_message.Message):
     """ChatMessage is one turn of a chat prompt."""
@@ -378,8 +414,9 @@ class GenerateRequest(_message.Message):
     text: _builtins.str
     """text is taken as it is, 1 to 65,536 characters."""
     adapter: _builtins.str
-    """adapter names a loaded adapter; empty means the base model alone, and is
-    what a blend needs, whose prompts name their own.
+    """adapter names a loaded adapter, or with "@" a version of it; empty means
+    the base model alone, and is what a blend needs, whose prompts name their
+    own.
     """
     include_token_logprobs: _builtins.bool
     """include_token_logprobs asks for the tokens with their logprobs."""
@@ -1048,7 +1085,10 @@ class LoadAdapterRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """name is the name of its folder: letters, digits, '.', '_' and '-', 1 to 64."""
+    """name is the name of its folder: letters, digits, '.', '_' and '-', 1 to
+    64. With "@" and a version that one is loaded beside those that the
+    aliases stand for, and stays until it is unloaded.
+    """
     def __init__(
         self,
         *,
@@ -1071,8 +1111,9 @@ class LoadAdapterResponse(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     REPLACED_SHA256_FIELD_NUMBER: _builtins.int
     replaced_sha256: _builtins.str
-    """replaced_sha256 is the hash of the version before; empty where there was
-    none, that of adapter where these very weights were loaded already.
+    """replaced_sha256 is the hash of the stable version before; empty where
+    there was none, that of adapter where these very weights were loaded
+    already.
     """
     @_builtins.property
     def adapter(self) -> Global___Adapter:
@@ -1100,7 +1141,7 @@ class UnloadAdapterRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """name is what requests call it."""
+    """name is what requests call it; with "@" and a version only that one."""
     def __init__(
         self,
         *,
@@ -1186,6 +1227,170 @@ class ListAdaptersResponse(_message.Message):
 Global___ListAdaptersResponse: _TypeAlias = ListAdaptersResponse  # noqa: Y015
 
 @_typing.final
+class PromoteAdapterRequest(_message.Message):
+    """PromoteAdapterRequest names what becomes stable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is the name of an adapter of the caller's tenant, without "@"."""
+    version: _builtins.str
+    """version becomes the stable one, 16 hexadecimal digits; empty means the
+    candidate.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteAdapterRequest: _TypeAlias = PromoteAdapterRequest  # noqa: Y015
+
+@_typing.final
+class PromoteAdapterResponse(_message.Message):
+    """PromoteAdapterResponse tells what is stable now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    previous_version: _builtins.str
+    """previous_version was stable before; that of adapter where nothing changed."""
+    @_builtins.property
+    def adapter(self) -> Global___Adapter:
+        """adapter is what new calls get from now on."""
+
+    def __init__(
+        self,
+        *,
+        adapter: Global___Adapter | None = ...,
+        previous_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "previous_version", b"previous_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteAdapterResponse: _TypeAlias = PromoteAdapterResponse  # noqa: Y015
+
+@_typing.final
+class RollBackAdapterRequest(_message.Message):
+    """RollBackAdapterRequest names what returns to its earlier version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is the name of an adapter of the caller's tenant, without "@"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackAdapterRequest: _TypeAlias = RollBackAdapterRequest  # noqa: Y015
+
+@_typing.final
+class RollBackAdapterResponse(_message.Message):
+    """RollBackAdapterResponse tells what is stable now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    previous_version: _builtins.str
+    """previous_version was stable before."""
+    @_builtins.property
+    def adapter(self) -> Global___Adapter:
+        """adapter is what new calls get from now on."""
+
+    def __init__(
+        self,
+        *,
+        adapter: Global___Adapter | None = ...,
+        previous_version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "previous_version", b"previous_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackAdapterResponse: _TypeAlias = RollBackAdapterResponse  # noqa: Y015
+
+@_typing.final
+class SetAdapterCanaryRequest(_message.Message):
+    """SetAdapterCanaryRequest says how much the candidate gets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name is the name of an adapter of the caller's tenant, without "@"."""
+    share: _builtins.float
+    """share is the share of the calls by the plain name that get the
+    candidate, 0 to 1; each call is drawn for itself.
+    """
+    version: _builtins.str
+    """version becomes the candidate, 16 hexadecimal digits; empty keeps the one
+    there is.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        share: _builtins.float = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "share", b"share", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAdapterCanaryRequest: _TypeAlias = SetAdapterCanaryRequest  # noqa: Y015
+
+@_typing.final
+class SetAdapterCanaryResponse(_message.Message):
+    """SetAdapterCanaryResponse tells what the aliases stand for now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def adapter(self) -> Global___Adapter:
+        """adapter is what new calls get from now on."""
+
+    def __init__(
+        self,
+        *,
+        adapter: Global___Adapter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAdapterCanaryResponse: _TypeAlias = SetAdapterCanaryResponse  # noqa: Y015
+
+@_typing.final
 class Adapter(_message.Message):
     """Adapter describes a loaded adapter."""
 
@@ -1196,18 +1401,49 @@ class Adapter(_message.Message):
     RANK_FIELD_NUMBER: _builtins.int
     NUM_PARAMETERS_FIELD_NUMBER: _builtins.int
     NUM_SEQUENCES_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CANDIDATE_VERSION_FIELD_NUMBER: _builtins.int
+    CANARY_SHARE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is what requests call it."""
     sha256: _builtins.str
-    """sha256 is the SHA-256 of its weights in lower-case hexadecimal."""
-    rank: _builtins.int
-    """rank is the rank of its low-rank matrices."""
-    num_parameters: _builtins.int
-    """num_parameters is the number of its weights."""
-    num_sequences: _builtins.int
-    """num_sequences is how many sequences wait for it or run on it at this
-    moment, older versions not counted.
+    """sha256 is the SHA-256 of the stable version's weights in lower-case
+    hexadecimal.
     """
+    rank: _builtins.int
+    """rank is the rank of the stable version's low-rank matrices."""
+    num_parameters: _builtins.int
+    """num_parameters is the number of the stable version's weights."""
+    num_sequences: _builtins.int
+    """num_sequences is how many sequences wait for the stable version or run on
+    it at this moment.
+    """
+    version: _builtins.str
+    """version is the stable version, 16 hexadecimal digits."""
+    candidate_version: _builtins.str
+    """candidate_version is the candidate; empty where there is none."""
+    canary_share: _builtins.float
+    """canary_share is the share of the calls by the plain name that get the
+    candidate, 0 to 1.
+    """
+    previous_version: _builtins.str
+    """previous_version is what rolling back returns to; empty where nothing was
+    stable before.
+    """
+    shared: _builtins.bool
+    """shared says that the adapter is every tenant's, and no operator's to
+    change here.
+    """
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterVersion]:
+        """versions are those that are named by an alias, in memory, or in the
+        adapter folder, at most 16: the stable one first, then the candidate, the
+        others in memory, the rest.
+        """
+
     def __init__(
         self,
         *,
@@ -1216,14 +1452,70 @@ class Adapter(_message.Message):
         rank: _builtins.int = ...,
         num_parameters: _builtins.int = ...,
         num_sequences: _builtins.int = ...,
+        version: _builtins.str = ...,
+        candidate_version: _builtins.str = ...,
+        canary_share: _builtins.float = ...,
+        previous_version: _builtins.str = ...,
+        versions: _abc.Iterable[Global___AdapterVersion] | None = ...,
+        shared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "num_parameters", b"num_parameters", "num_sequences", b"num_sequences", "rank", b"rank", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_share", b"canary_share", "candidate_version", b"candidate_version", "name", b"name", "num_parameters", b"num_parameters", "num_sequences", b"num_sequences", "previous_version", b"previous_version", "rank", b"rank", "sha256", b"sha256", "shared", b"shared", "version", b"version", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
+
+@_typing.final
+class AdapterVersion(_message.Message):
+    """AdapterVersion describes one version of an adapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    NUM_SEQUENCES_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """version is its name, 16 hexadecimal digits."""
+    state: Global___AdapterVersionState.ValueType
+    """state tells whether calls can have it."""
+    sha256: _builtins.str
+    """sha256 is the SHA-256 of its weights in lower-case hexadecimal; empty
+    where they are not in memory.
+    """
+    num_sequences: _builtins.int
+    """num_sequences is how many sequences wait for it or run on it at this
+    moment.
+    """
+    refusal: _builtins.str
+    """refusal says why it was refused when it was to be loaded last; empty
+    where it was not.
+    """
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """aliases are those that stand for it, of "stable" and "candidate"."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        state: Global___AdapterVersionState.ValueType = ...,
+        sha256: _builtins.str = ...,
+        num_sequences: _builtins.int = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "num_sequences", b"num_sequences", "refusal", b"refusal", "sha256", b"sha256", "state", b"state", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdapterVersion: _TypeAlias = AdapterVersion  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):

@@ -29,6 +29,13 @@ class GeneratorServiceStub:
     """GeneratorService generates text. Sequences of different callers and
     adapters run in one batch without touching one another. All prompts and
     continuations of one request are at most 1,048,576 characters together.
+
+    An adapter has versions, each named by the first 16 hexadecimal digits of
+    its weights' SHA-256, and up to two aliases for them. A request that says
+    "claims" gets the stable version, or the candidate in the share of calls
+    that the canary gives it; "claims@stable", "claims@candidate" and
+    "claims@0123456789abcdef" name one version. All prompts and samples of a
+    call that name an adapter in the same words run on the same version.
     """
 
     def __init__(self, channel):
@@ -72,6 +79,21 @@ class GeneratorServiceStub:
                 request_serializer=tandem_dot_v1_dot_generator__service__pb2.ListAdaptersRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_generator__service__pb2.ListAdaptersResponse.FromString,
                 _registered_method=True)
+        self.PromoteAdapter = channel.unary_unary(
+                '/tandem.v1.GeneratorService/PromoteAdapter',
+                request_serializer=tandem_dot_v1_dot_generator__service__pb2.PromoteAdapterRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_generator__service__pb2.PromoteAdapterResponse.FromString,
+                _registered_method=True)
+        self.RollBackAdapter = channel.unary_unary(
+                '/tandem.v1.GeneratorService/RollBackAdapter',
+                request_serializer=tandem_dot_v1_dot_generator__service__pb2.RollBackAdapterRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_generator__service__pb2.RollBackAdapterResponse.FromString,
+                _registered_method=True)
+        self.SetAdapterCanary = channel.unary_unary(
+                '/tandem.v1.GeneratorService/SetAdapterCanary',
+                request_serializer=tandem_dot_v1_dot_generator__service__pb2.SetAdapterCanaryRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_generator__service__pb2.SetAdapterCanaryResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/tandem.v1.GeneratorService/GetModel',
                 request_serializer=tandem_dot_v1_dot_generator__service__pb2.GetModelRequest.SerializeToString,
@@ -83,6 +105,13 @@ class GeneratorServiceServicer:
     """GeneratorService generates text. Sequences of different callers and
     adapters run in one batch without touching one another. All prompts and
     continuations of one request are at most 1,048,576 characters together.
+
+    An adapter has versions, each named by the first 16 hexadecimal digits of
+    its weights' SHA-256, and up to two aliases for them. A request that says
+    "claims" gets the stable version, or the candidate in the share of calls
+    that the canary gives it; "claims@stable", "claims@candidate" and
+    "claims@0123456789abcdef" name one version. All prompts and samples of a
+    call that name an adapter in the same words run on the same version.
     """
 
     def Generate(self, request, context):
@@ -128,29 +157,72 @@ class GeneratorServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoadAdapter(self, request, context):
-        """LoadAdapter loads the caller's tenant's adapter of that name from the
-        adapter folder, or the newer version that lies there now. Sequences that
-        run on an older version finish on it. Needs the role "operator". Fails
-        with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
-        ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED (reason
-        TOO_MANY_ADAPTERS) where as many adapters are in memory as may be; with
-        RetryInfo where some of them leave when their sequences end.
+        """LoadAdapter loads the versions that the aliases of the caller's tenant's
+        adapter stand for now in the adapter folder, or the one version that is
+        named, beside those. Sequences that run on an older version finish on it.
+        A candidate that fails a check is left out, see AdapterVersion.refusal.
+        Needs the role "operator". Fails with NOT_FOUND where there is no such
+        adapter or version, FAILED_PRECONDITION (reason ADAPTER_REFUSED, with the
+        failed check in the metadata "refusal") where the version that is needed
+        fails a check, RESOURCE_EXHAUSTED (reason TOO_MANY_ADAPTERS) where as
+        many adapters are in memory as may be; with RetryInfo where some of them
+        leave when their sequences end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UnloadAdapter(self, request, context):
-        """UnloadAdapter takes the adapter from new calls at once; its weights leave
-        the memory when the last sequence that runs on it has ended. Needs the
-        role "operator". Fails with NOT_FOUND where it is not loaded.
+        """UnloadAdapter takes the adapter, or the one version that is named, from
+        new calls at once; its weights leave the memory when the last sequence
+        that runs on it has ended. It stays out until LoadAdapter, whatever
+        changes in the folder. Needs the role "operator". Fails with NOT_FOUND
+        where it is not loaded, FAILED_PRECONDITION (reason ADAPTER_IN_USE) for a
+        single version that an alias stands for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAdapters(self, request, context):
-        """ListAdapters pages through the adapters that are loaded, by name.
+        """ListAdapters pages through the adapters that are loaded, by name, with
+        their versions and aliases.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteAdapter(self, request, context):
+        """PromoteAdapter makes the candidate, or the version that is named, the
+        stable one, in the adapter folder and at once in this process; other
+        processes on the same folder follow when they look at it next. The
+        version before joins the history. Its weights are checked and loaded
+        before anything changes, and running sequences finish on what they
+        started on. Needs the role "operator". Fails as LoadAdapter does, and
+        with FAILED_PRECONDITION where there is no candidate (reason
+        NO_CANDIDATE), another writer changed the aliases meanwhile (reason
+        ADAPTER_CHANGED) or the folder cannot be written (reason
+        ADAPTER_FOLDER_READ_ONLY).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackAdapter(self, request, context):
+        """RollBackAdapter makes the latest version of the history stable again; the
+        version that it replaces is no longer named by the alias, and does not
+        join the history. The candidate stays as it is. Needs the role
+        "operator". Fails as PromoteAdapter does, and with FAILED_PRECONDITION
+        (reason NO_EARLIER_VERSION) where the history is empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAdapterCanary(self, request, context):
+        """SetAdapterCanary says which share of the calls gets the candidate, and
+        may name another candidate. Needs the role "operator". Fails as
+        PromoteAdapter does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -201,6 +273,21 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
                     request_deserializer=tandem_dot_v1_dot_generator__service__pb2.ListAdaptersRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_generator__service__pb2.ListAdaptersResponse.SerializeToString,
             ),
+            'PromoteAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteAdapter,
+                    request_deserializer=tandem_dot_v1_dot_generator__service__pb2.PromoteAdapterRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_generator__service__pb2.PromoteAdapterResponse.SerializeToString,
+            ),
+            'RollBackAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackAdapter,
+                    request_deserializer=tandem_dot_v1_dot_generator__service__pb2.RollBackAdapterRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_generator__service__pb2.RollBackAdapterResponse.SerializeToString,
+            ),
+            'SetAdapterCanary': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAdapterCanary,
+                    request_deserializer=tandem_dot_v1_dot_generator__service__pb2.SetAdapterCanaryRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_generator__service__pb2.SetAdapterCanaryResponse.SerializeToString,
+            ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
                     request_deserializer=tandem_dot_v1_dot_generator__service__pb2.GetModelRequest.FromString,
@@ -218,6 +305,13 @@ class GeneratorService:
     """GeneratorService generates text. Sequences of different callers and
     adapters run in one batch without touching one another. All prompts and
     continuations of one request are at most 1,048,576 characters together.
+
+    An adapter has versions, each named by the first 16 hexadecimal digits of
+    its weights' SHA-256, and up to two aliases for them. A request that says
+    "claims" gets the stable version, or the candidate in the share of calls
+    that the canary gives it; "claims@stable", "claims@candidate" and
+    "claims@0123456789abcdef" name one version. All prompts and samples of a
+    call that name an adapter in the same words run on the same version.
     """
 
     @staticmethod
@@ -399,6 +493,87 @@ class GeneratorService:
             '/tandem.v1.GeneratorService/ListAdapters',
             tandem_dot_v1_dot_generator__service__pb2.ListAdaptersRequest.SerializeToString,
             tandem_dot_v1_dot_generator__service__pb2.ListAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.GeneratorService/PromoteAdapter',
+            tandem_dot_v1_dot_generator__service__pb2.PromoteAdapterRequest.SerializeToString,
+            tandem_dot_v1_dot_generator__service__pb2.PromoteAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.GeneratorService/RollBackAdapter',
+            tandem_dot_v1_dot_generator__service__pb2.RollBackAdapterRequest.SerializeToString,
+            tandem_dot_v1_dot_generator__service__pb2.RollBackAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAdapterCanary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.GeneratorService/SetAdapterCanary',
+            tandem_dot_v1_dot_generator__service__pb2.SetAdapterCanaryRequest.SerializeToString,
+            tandem_dot_v1_dot_generator__service__pb2.SetAdapterCanaryResponse.FromString,
             options,
             channel_credentials,
             insecure,

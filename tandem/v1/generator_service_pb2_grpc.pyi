@@ -30,6 +30,13 @@ class GeneratorServiceStub:
     """GeneratorService generates text. Sequences of different callers and
     adapters run in one batch without touching one another. All prompts and
     continuations of one request are at most 1,048,576 characters together.
+
+    An adapter has versions, each named by the first 16 hexadecimal digits of
+    its weights' SHA-256, and up to two aliases for them. A request that says
+    "claims" gets the stable version, or the candidate in the share of calls
+    that the canary gives it; "claims@stable", "claims@candidate" and
+    "claims@0123456789abcdef" name one version. All prompts and samples of a
+    call that name an adapter in the same words run on the same version.
     """
 
     @_typing.overload
@@ -63,21 +70,53 @@ class GeneratorServiceStub:
     Fails as Generate does.
     """
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.LoadAdapterRequest, _generator_service_pb2.LoadAdapterResponse]
-    """LoadAdapter loads the caller's tenant's adapter of that name from the
-    adapter folder, or the newer version that lies there now. Sequences that
-    run on an older version finish on it. Needs the role "operator". Fails
-    with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
-    ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED (reason
-    TOO_MANY_ADAPTERS) where as many adapters are in memory as may be; with
-    RetryInfo where some of them leave when their sequences end.
+    """LoadAdapter loads the versions that the aliases of the caller's tenant's
+    adapter stand for now in the adapter folder, or the one version that is
+    named, beside those. Sequences that run on an older version finish on it.
+    A candidate that fails a check is left out, see AdapterVersion.refusal.
+    Needs the role "operator". Fails with NOT_FOUND where there is no such
+    adapter or version, FAILED_PRECONDITION (reason ADAPTER_REFUSED, with the
+    failed check in the metadata "refusal") where the version that is needed
+    fails a check, RESOURCE_EXHAUSTED (reason TOO_MANY_ADAPTERS) where as
+    many adapters are in memory as may be; with RetryInfo where some of them
+    leave when their sequences end.
     """
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadAdapterRequest, _generator_service_pb2.UnloadAdapterResponse]
-    """UnloadAdapter takes the adapter from new calls at once; its weights leave
-    the memory when the last sequence that runs on it has ended. Needs the
-    role "operator". Fails with NOT_FOUND where it is not loaded.
+    """UnloadAdapter takes the adapter, or the one version that is named, from
+    new calls at once; its weights leave the memory when the last sequence
+    that runs on it has ended. It stays out until LoadAdapter, whatever
+    changes in the folder. Needs the role "operator". Fails with NOT_FOUND
+    where it is not loaded, FAILED_PRECONDITION (reason ADAPTER_IN_USE) for a
+    single version that an alias stands for.
     """
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.ListAdaptersRequest, _generator_service_pb2.ListAdaptersResponse]
-    """ListAdapters pages through the adapters that are loaded, by name."""
+    """ListAdapters pages through the adapters that are loaded, by name, with
+    their versions and aliases.
+    """
+    PromoteAdapter: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.PromoteAdapterRequest, _generator_service_pb2.PromoteAdapterResponse]
+    """PromoteAdapter makes the candidate, or the version that is named, the
+    stable one, in the adapter folder and at once in this process; other
+    processes on the same folder follow when they look at it next. The
+    version before joins the history. Its weights are checked and loaded
+    before anything changes, and running sequences finish on what they
+    started on. Needs the role "operator". Fails as LoadAdapter does, and
+    with FAILED_PRECONDITION where there is no candidate (reason
+    NO_CANDIDATE), another writer changed the aliases meanwhile (reason
+    ADAPTER_CHANGED) or the folder cannot be written (reason
+    ADAPTER_FOLDER_READ_ONLY).
+    """
+    RollBackAdapter: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.RollBackAdapterRequest, _generator_service_pb2.RollBackAdapterResponse]
+    """RollBackAdapter makes the latest version of the history stable again; the
+    version that it replaces is no longer named by the alias, and does not
+    join the history. The candidate stays as it is. Needs the role
+    "operator". Fails as PromoteAdapter does, and with FAILED_PRECONDITION
+    (reason NO_EARLIER_VERSION) where the history is empty.
+    """
+    SetAdapterCanary: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.SetAdapterCanaryRequest, _generator_service_pb2.SetAdapterCanaryResponse]
+    """SetAdapterCanary says which share of the calls gets the candidate, and
+    may name another candidate. Needs the role "operator". Fails as
+    PromoteAdapter does.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.GetModelRequest, _generator_service_pb2.GetModelResponse]
     """GetModel describes the base model."""
 
@@ -86,6 +125,13 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     """GeneratorService generates text. Sequences of different callers and
     adapters run in one batch without touching one another. All prompts and
     continuations of one request are at most 1,048,576 characters together.
+
+    An adapter has versions, each named by the first 16 hexadecimal digits of
+    its weights' SHA-256, and up to two aliases for them. A request that says
+    "claims" gets the stable version, or the candidate in the share of calls
+    that the canary gives it; "claims@stable", "claims@candidate" and
+    "claims@0123456789abcdef" name one version. All prompts and samples of a
+    call that name an adapter in the same words run on the same version.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -116,21 +162,53 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     Fails as Generate does.
     """
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.LoadAdapterRequest, _generator_service_pb2.LoadAdapterResponse]  # type: ignore[assignment]
-    """LoadAdapter loads the caller's tenant's adapter of that name from the
-    adapter folder, or the newer version that lies there now. Sequences that
-    run on an older version finish on it. Needs the role "operator". Fails
-    with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
-    ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED (reason
-    TOO_MANY_ADAPTERS) where as many adapters are in memory as may be; with
-    RetryInfo where some of them leave when their sequences end.
+    """LoadAdapter loads the versions that the aliases of the caller's tenant's
+    adapter stand for now in the adapter folder, or the one version that is
+    named, beside those. Sequences that run on an older version finish on it.
+    A candidate that fails a check is left out, see AdapterVersion.refusal.
+    Needs the role "operator". Fails with NOT_FOUND where there is no such
+    adapter or version, FAILED_PRECONDITION (reason ADAPTER_REFUSED, with the
+    failed check in the metadata "refusal") where the version that is needed
+    fails a check, RESOURCE_EXHAUSTED (reason TOO_MANY_ADAPTERS) where as
+    many adapters are in memory as may be; with RetryInfo where some of them
+    leave when their sequences end.
     """
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadAdapterRequest, _generator_service_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
-    """UnloadAdapter takes the adapter from new calls at once; its weights leave
-    the memory when the last sequence that runs on it has ended. Needs the
-    role "operator". Fails with NOT_FOUND where it is not loaded.
+    """UnloadAdapter takes the adapter, or the one version that is named, from
+    new calls at once; its weights leave the memory when the last sequence
+    that runs on it has ended. It stays out until LoadAdapter, whatever
+    changes in the folder. Needs the role "operator". Fails with NOT_FOUND
+    where it is not loaded, FAILED_PRECONDITION (reason ADAPTER_IN_USE) for a
+    single version that an alias stands for.
     """
     ListAdapters: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.ListAdaptersRequest, _generator_service_pb2.ListAdaptersResponse]  # type: ignore[assignment]
-    """ListAdapters pages through the adapters that are loaded, by name."""
+    """ListAdapters pages through the adapters that are loaded, by name, with
+    their versions and aliases.
+    """
+    PromoteAdapter: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.PromoteAdapterRequest, _generator_service_pb2.PromoteAdapterResponse]  # type: ignore[assignment]
+    """PromoteAdapter makes the candidate, or the version that is named, the
+    stable one, in the adapter folder and at once in this process; other
+    processes on the same folder follow when they look at it next. The
+    version before joins the history. Its weights are checked and loaded
+    before anything changes, and running sequences finish on what they
+    started on. Needs the role "operator". Fails as LoadAdapter does, and
+    with FAILED_PRECONDITION where there is no candidate (reason
+    NO_CANDIDATE), another writer changed the aliases meanwhile (reason
+    ADAPTER_CHANGED) or the folder cannot be written (reason
+    ADAPTER_FOLDER_READ_ONLY).
+    """
+    RollBackAdapter: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.RollBackAdapterRequest, _generator_service_pb2.RollBackAdapterResponse]  # type: ignore[assignment]
+    """RollBackAdapter makes the latest version of the history stable again; the
+    version that it replaces is no longer named by the alias, and does not
+    join the history. The candidate stays as it is. Needs the role
+    "operator". Fails as PromoteAdapter does, and with FAILED_PRECONDITION
+    (reason NO_EARLIER_VERSION) where the history is empty.
+    """
+    SetAdapterCanary: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.SetAdapterCanaryRequest, _generator_service_pb2.SetAdapterCanaryResponse]  # type: ignore[assignment]
+    """SetAdapterCanary says which share of the calls gets the candidate, and
+    may name another candidate. Needs the role "operator". Fails as
+    PromoteAdapter does.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.GetModelRequest, _generator_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """GetModel describes the base model."""
 
@@ -138,6 +216,13 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
     """GeneratorService generates text. Sequences of different callers and
     adapters run in one batch without touching one another. All prompts and
     continuations of one request are at most 1,048,576 characters together.
+
+    An adapter has versions, each named by the first 16 hexadecimal digits of
+    its weights' SHA-256, and up to two aliases for them. A request that says
+    "claims" gets the stable version, or the candidate in the share of calls
+    that the canary gives it; "claims@stable", "claims@candidate" and
+    "claims@0123456789abcdef" name one version. All prompts and samples of a
+    call that name an adapter in the same words run on the same version.
     """
 
     @_abc_1.abstractmethod
@@ -196,13 +281,16 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generator_service_pb2.LoadAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generator_service_pb2.LoadAdapterResponse, _abc.Awaitable[_generator_service_pb2.LoadAdapterResponse]]:
-        """LoadAdapter loads the caller's tenant's adapter of that name from the
-        adapter folder, or the newer version that lies there now. Sequences that
-        run on an older version finish on it. Needs the role "operator". Fails
-        with NOT_FOUND where there is no such folder, FAILED_PRECONDITION (reason
-        ADAPTER_REFUSED) where it fails a check, RESOURCE_EXHAUSTED (reason
-        TOO_MANY_ADAPTERS) where as many adapters are in memory as may be; with
-        RetryInfo where some of them leave when their sequences end.
+        """LoadAdapter loads the versions that the aliases of the caller's tenant's
+        adapter stand for now in the adapter folder, or the one version that is
+        named, beside those. Sequences that run on an older version finish on it.
+        A candidate that fails a check is left out, see AdapterVersion.refusal.
+        Needs the role "operator". Fails with NOT_FOUND where there is no such
+        adapter or version, FAILED_PRECONDITION (reason ADAPTER_REFUSED, with the
+        failed check in the metadata "refusal") where the version that is needed
+        fails a check, RESOURCE_EXHAUSTED (reason TOO_MANY_ADAPTERS) where as
+        many adapters are in memory as may be; with RetryInfo where some of them
+        leave when their sequences end.
         """
 
     @_abc_1.abstractmethod
@@ -211,9 +299,12 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generator_service_pb2.UnloadAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generator_service_pb2.UnloadAdapterResponse, _abc.Awaitable[_generator_service_pb2.UnloadAdapterResponse]]:
-        """UnloadAdapter takes the adapter from new calls at once; its weights leave
-        the memory when the last sequence that runs on it has ended. Needs the
-        role "operator". Fails with NOT_FOUND where it is not loaded.
+        """UnloadAdapter takes the adapter, or the one version that is named, from
+        new calls at once; its weights leave the memory when the last sequence
+        that runs on it has ended. It stays out until LoadAdapter, whatever
+        changes in the folder. Needs the role "operator". Fails with NOT_FOUND
+        where it is not loaded, FAILED_PRECONDITION (reason ADAPTER_IN_USE) for a
+        single version that an alias stands for.
         """
 
     @_abc_1.abstractmethod
@@ -222,7 +313,51 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generator_service_pb2.ListAdaptersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generator_service_pb2.ListAdaptersResponse, _abc.Awaitable[_generator_service_pb2.ListAdaptersResponse]]:
-        """ListAdapters pages through the adapters that are loaded, by name."""
+        """ListAdapters pages through the adapters that are loaded, by name, with
+        their versions and aliases.
+        """
+
+    @_abc_1.abstractmethod
+    def PromoteAdapter(
+        self,
+        request: _generator_service_pb2.PromoteAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.PromoteAdapterResponse, _abc.Awaitable[_generator_service_pb2.PromoteAdapterResponse]]:
+        """PromoteAdapter makes the candidate, or the version that is named, the
+        stable one, in the adapter folder and at once in this process; other
+        processes on the same folder follow when they look at it next. The
+        version before joins the history. Its weights are checked and loaded
+        before anything changes, and running sequences finish on what they
+        started on. Needs the role "operator". Fails as LoadAdapter does, and
+        with FAILED_PRECONDITION where there is no candidate (reason
+        NO_CANDIDATE), another writer changed the aliases meanwhile (reason
+        ADAPTER_CHANGED) or the folder cannot be written (reason
+        ADAPTER_FOLDER_READ_ONLY).
+        """
+
+    @_abc_1.abstractmethod
+    def RollBackAdapter(
+        self,
+        request: _generator_service_pb2.RollBackAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.RollBackAdapterResponse, _abc.Awaitable[_generator_service_pb2.RollBackAdapterResponse]]:
+        """RollBackAdapter makes the latest version of the history stable again; the
+        version that it replaces is no longer named by the alias, and does not
+        join the history. The candidate stays as it is. Needs the role
+        "operator". Fails as PromoteAdapter does, and with FAILED_PRECONDITION
+        (reason NO_EARLIER_VERSION) where the history is empty.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAdapterCanary(
+        self,
+        request: _generator_service_pb2.SetAdapterCanaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.SetAdapterCanaryResponse, _abc.Awaitable[_generator_service_pb2.SetAdapterCanaryResponse]]:
+        """SetAdapterCanary says which share of the calls gets the candidate, and
+        may name another candidate. Needs the role "operator". Fails as
+        PromoteAdapter does.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(

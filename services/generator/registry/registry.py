@@ -1,45 +1,32 @@
-"""Shows each caller its adapters, and keeps every version's weights until the last sequence that runs on it has ended.
+"""Shows each caller its adapters, says which version of one a call gets, and changes that while calls go on.
 
-A version is held once by its name and once by each pin. A newer version takes
-over the name at once; the older one lives on until its pins are released, and
-only then are its weights dropped. The count is kept on the event loop, where
-pins are taken and released; loading and dropping happen in one thread, in the
-order in which they were decided.
+Changes come from operators, and from the adapter folder itself, which is
+looked at again and again so that every process that serves it follows. They
+are made one after another; checking and loading happen in one thread, beside
+the running model, and a sequence ends on what it started on (holdings.py).
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from services.generator.domain import SHARED_TENANT, Adapter, Adapters, Pin
 from services.generator.metrics import GeneratorMetrics
-from services.generator.registry.verify import AdapterRefused, Shapes, locate, scan, verify
-from tandem.errors import FailedPrecondition, NotFound, Overloaded, PermissionDenied, TooLarge
+from services.generator.registry import aliasing
+from services.generator.registry.entries import Shown
+from services.generator.registry.holdings import Holdings
+from services.generator.registry.names import Check, Names, Replaced, own
+from services.generator.registry.naming import not_found, parse_loadable, parse_name, parse_version
+from services.generator.registry.store import Key, Stamp, Store, Stored
+from tandem.adapters import AdapterRefused, Aliases
+from tandem.errors import ConfigError, FailedPrecondition, NotFound, Overloaded, TooLarge
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-@dataclass
-class _Version:
-    """Counts what holds the weights of one version: its pins, and whether it is the one that its name stands for."""
-
-    adapter: Adapter
-    current: bool = True
-    num_pins: int = 0
-
-
-@dataclass(frozen=True)
-class Replaced:
-    """Tells what a name stands for after a load, and what it stood for before, which may be the same version."""
-
-    adapter: Adapter
-    before: Adapter | None
 
 
 class NoAdapters:
@@ -60,187 +47,252 @@ class Registry:
         self,
         *,
         adapters: Adapters,
-        shapes: Shapes,
+        check: Check,
         folder: Path | None,
         max_adapters: int,
         metrics: GeneratorMetrics,
+        refresh_s: float = 0.0,
+        draw: Callable[[], float] = random.random,
     ) -> None:
-        self._adapters = adapters
-        self._shapes = shapes
-        self._folder = folder
+        self.draw = draw
+        """Draws the lot of one call, from [0, 1): all that the call names is chosen by it."""
+        self._store = Store(folder)
         self._max_adapters = max_adapters
         self._metrics = metrics
-        self._names: dict[tuple[str, str], _Version] = {}
-        self._versions: dict[str, _Version] = {}
+        self._refresh_s = refresh_s
+        self._holdings = Holdings(adapters, max_versions=max_adapters, metrics=metrics)
+        self._names = Names(self._holdings, store=self._store, check=check)
+        self._seen: dict[Key, Stamp] = {}
+        self._put_out: set[Key] = set()
+        self._told: dict[Key, str] = {}
         self._changing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Replaced]] = set()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generator-adapters")
-        self._stopped = False
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._names)
 
     async def start(self) -> None:
-        """Loads what lies in the folder; what fails a check is logged and left out. Raises ConfigError as scan does."""
-        if self._folder is None:
-            return
-        look = partial(scan, self._folder, self._shapes, max_adapters=self._max_adapters)
-        good, refused = await self._work(look)
-        self._metrics.adapters_refused.inc(refused)
-        for adapter in good:
-            try:
-                await self._work(partial(self._adapters.load, adapter))
-            except (ValueError, OSError) as error:
-                self._metrics.adapters_refused.inc()
-                log.warning("adapter refused: %s", error, extra={"adapter": _full(adapter)})
-            else:
-                self._appoint(adapter)
-                log.info("adapter loaded", extra={"adapter": _full(adapter), "sha256": adapter.sha256})
+        """Loads what the aliases in the folder name; what fails a check is logged and left out.
+
+        Raises ConfigError where the folder is missing or names more versions than there may be.
+        """
+        try:
+            await self._follow(starting=True)
+        except (TooLarge, Overloaded) as error:
+            message = f"the adapter folder names more versions than GENERATOR_MAX_ADAPTERS={self._max_adapters}"
+            raise ConfigError(message) from error
+        if self._refresh_s and self._store.root is not None:
+            self._tasks.add(asyncio.create_task(self._keep_following(), name="follow the adapter folder"))
 
     async def stop(self) -> None:
-        """Ends the thread, after the load in progress; to be called when no sequence runs any longer."""
-        self._stopped = True
+        """Ends what is under way, after the load in progress; to be called when no sequence runs any longer."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.to_thread(self._thread.shutdown)
+        await self._holdings.stop()
 
-    def find(self, name: str, *, tenant: str) -> Adapter:
-        """Returns the tenant's adapter of that name, else the shared one; raises NotFound."""
-        return self._find(name, tenant).adapter
+    def find(self, name: str, *, tenant: str, lot: float = 1.0) -> Adapter:
+        """Returns the version that a call with this lot gets by the name; raises NotFound."""
+        return self._names.find(name, tenant=tenant, lot=lot)[0].adapter
 
-    def pin(self, name: str, *, tenant: str) -> Pin:
-        """Returns a hold on what `find` finds; raises NotFound."""
-        version = self._find(name, tenant)
-        version.num_pins += 1
-        return Pin(version.adapter, lambda: self._unpin(version))
+    def pin(self, name: str, *, tenant: str, lot: float | None = None) -> Pin:
+        """Returns a hold on what `find` finds, by a lot that is drawn where none is given; raises NotFound."""
+        held, way = self._names.find(name, tenant=tenant, lot=self.draw() if lot is None else lot)
+        self._metrics.adapter_calls.labels(way).inc()
+        return self._holdings.pin(held)
 
-    def visible(self, tenant: str) -> list[Adapter]:
+    def visible(self, tenant: str) -> list[Shown]:
         """Returns what the tenant may use, by name; its own adapter hides a shared one of the same name."""
-        loaded = [version.adapter for version in self._names.values()]
-        shown = {a.name: a for a in loaded if a.tenant == SHARED_TENANT}
-        shown |= {a.name: a for a in loaded if a.tenant == tenant}
-        return [shown[name] for name in sorted(shown)]
+        return self._names.visible(tenant)
 
     def num_pins(self, adapter: Adapter) -> int:
         """Returns how many pins hold this version."""
-        version = self._versions.get(adapter.key)
-        return version.num_pins if version is not None else 0
+        found = self._holdings.of(adapter.tenant, adapter.name)
+        return sum(held.num_pins for held in found if held.adapter.key == adapter.key)
 
     async def load(self, name: str, *, tenant: str) -> Replaced:
-        """Loads the version that lies in the tenant's folder now; sequences on an older one finish on it.
+        """Loads what the aliases of the tenant's adapter name now, and the version if the name has one.
 
-        A load goes on when its caller leaves. Raises NotFound, FailedPrecondition
+        Sequences on an older version finish on it. A change goes on when its
+        caller leaves. Raises NotFound, InvalidInput, FailedPrecondition
         (ADAPTER_REFUSED), Overloaded where older versions still hold the room
         and TooLarge where it would not help to wait.
         """
-        if tenant == SHARED_TENANT:
-            raise PermissionDenied("shared adapters are loaded at the start only")
-        task = asyncio.create_task(self._load(name, tenant), name="load adapter")
+        reference = parse_loadable(name)
+        wanted = (reference.selector,) if reference.selector else ()
+        return await self._apart(self._load(own(tenant, reference.name), wanted))
+
+    def unload(self, name: str, *, tenant: str) -> Adapter:
+        """Takes the tenant's own adapter, or one version of it, from new calls and returns it.
+
+        It stays out until it is loaded again. Raises NotFound, InvalidInput,
+        and FailedPrecondition (ADAPTER_IN_USE) for a version that an alias
+        stands for.
+        """
+        reference = parse_loadable(name)
+        key = (tenant, reference.name)
+        if tenant == SHARED_TENANT or self._names.get(key) is None:
+            raise not_found(name)
+        if reference.selector:
+            gone = self._names.drop_version(key, reference.selector)
+        else:
+            self._put_out.add(key)
+            gone = self._names.drop(key)
+        log.info("adapter unloaded", extra=_about(gone))
+        return gone
+
+    async def promote(self, name: str, *, tenant: str, version: str = "") -> Replaced:
+        """Makes the candidate, or the version, the stable one, here and in the folder.
+
+        Raises as load does, and FailedPrecondition (NO_CANDIDATE,
+        ADAPTER_CHANGED, ADAPTER_FOLDER_READ_ONLY); then nothing has changed.
+        """
+        key, target = own(tenant, parse_name(name)), parse_version(version)
+        return await self._apart(self._switch(key, partial(aliasing.promote, version=target), "promoted", target))
+
+    async def roll_back(self, name: str, *, tenant: str) -> Replaced:
+        """Makes what was stable before stable again; raises as promote does, and NO_EARLIER_VERSION."""
+        return await self._apart(self._switch(own(tenant, parse_name(name)), aliasing.roll_back, "rolled_back"))
+
+    async def set_canary(self, name: str, share: float, *, tenant: str, version: str = "") -> Replaced:
+        """Gives the candidate, or the version as the new one, a share of the calls; raises as promote does."""
+        key, target = own(tenant, parse_name(name)), parse_version(version)
+        change = partial(aliasing.canary, share=share, version=target)
+        return await self._apart(self._switch(key, change, "canary", target))
+
+    async def refresh(self) -> None:
+        """Follows what has changed in the folder; what fails a check is logged, and what served before goes on."""
+        await self._follow(starting=False)
+
+    async def _keep_following(self) -> None:
+        while True:
+            await asyncio.sleep(self._refresh_s)
+            try:
+                await self.refresh()
+            except (OSError, ConfigError) as error:
+                log.warning("the adapter folder cannot be read: %s", error)
+            except Exception:
+                log.exception("the adapter folder could not be followed")
+
+    async def _follow(self, *, starting: bool) -> None:
+        for key, stamp in (await self._holdings.work(self._store.survey)).items():
+            if self._seen.get(key) == stamp:
+                continue
+            async with self._changing:
+                if key in self._put_out:
+                    continue
+                try:
+                    await self._follow_one(key, starting=starting)
+                    self._seen[key] = stamp
+                except (AdapterRefused, NotFound) as error:
+                    self._seen[key] = stamp
+                    self._complain(key, error)
+                except (OSError, TooLarge, Overloaded) as error:  # may be otherwise the next time
+                    if starting and not isinstance(error, OSError):
+                        raise
+                    self._complain(key, error)
+
+    async def _follow_one(self, key: Key, *, starting: bool) -> None:
+        stored = await self._stored(key)
+        entry = self._names.get(key)
+        if entry is not None and entry.stored.stamp == stored.stamp:
+            return
+        try:
+            replaced = await self._names.take(key, stored)
+        except AdapterRefused as error:
+            self._names.note(key, f"{error.code}: {error.message}", version=stored.aliases.stable)
+            raise
+        if key in self._put_out:  # meanwhile
+            self._names.drop(key)
+            return
+        self._told.pop(key, None)
+        if not starting:
+            self._metrics.adapter_loads.labels("loaded").inc()
+        self._tell("loaded", replaced)
+
+    async def _load(self, key: Key, wanted: tuple[str, ...]) -> Replaced:
+        async with self._changing:
+            try:
+                stored = await self._stored(key, *wanted)
+                replaced = await self._names.take(key, stored, wanted=wanted)
+            except (AdapterRefused, OSError) as error:
+                raise self._refused(key, error) from error
+            except NotFound:
+                raise
+            except Exception:
+                self._metrics.adapter_loads.labels("failed").inc()
+                raise
+            self._put_out.discard(key)
+            same = not wanted and replaced.before is not None and replaced.before.key == replaced.adapter.key
+            self._metrics.adapter_loads.labels("unchanged" if same else "loaded").inc()
+            self._tell("loaded", replaced)
+            return replaced
+
+    async def _switch(self, key: Key, change: Callable[[Aliases], Aliases], kind: str, version: str = "") -> Replaced:
+        """Loads what the changed aliases name, writes them, and lets them hold here."""
+        async with self._changing:
+            try:
+                stored = await self._stored(key, *([version] if version else []))
+                aliases = change(stored.aliases)
+                candidate = [aliases.candidate] if kind == "canary" and aliases.candidate else []
+                replaced = await self._names.take(
+                    key,
+                    replace(stored, aliases=aliases),
+                    wanted=candidate,
+                    commit=partial(self._store.change, key, change, expected=stored.aliases),
+                )
+            except (AdapterRefused, OSError) as error:
+                raise self._refused(key, error) from error
+            self._put_out.discard(key)
+            self._metrics.adapter_changes.labels(kind).inc()
+            self._tell(kind, replaced)
+            return replaced
+
+    async def _stored(self, key: Key, *versions: str) -> Stored:
+        """Returns what lies in the folder; raises NotFound where the name or one of the versions is not there."""
+        stored = await self._holdings.work(partial(self._store.read, key))
+        if stored is None:
+            raise NotFound("there is no such adapter to load", metadata={"adapter": key[1]})
+        if missing := [version for version in versions if version not in stored.versions]:
+            about = {"adapter": f"{key[1]}@{missing[0]}"}
+            raise NotFound("there is no such version to load; rejected ones are never loaded", metadata=about)
+        return stored
+
+    def _refused(self, key: Key, error: AdapterRefused | OSError) -> FailedPrecondition:
+        self._metrics.adapter_loads.labels("refused").inc()
+        log.warning("adapter refused: %s", error, extra={"adapter": "/".join(key)})
+        code = str(error.code) if isinstance(error, AdapterRefused) else "UNREADABLE"
+        return FailedPrecondition(
+            f"the adapter was refused: {error}", reason="ADAPTER_REFUSED", metadata={"adapter": key[1], "refusal": code}
+        )
+
+    def _complain(self, key: Key, error: Exception) -> None:
+        """Logs and counts why a state of the folder does not serve; the same reason once."""
+        if self._told.get(key) != str(error):
+            self._told[key] = str(error)
+            self._metrics.adapters_refused.inc()
+            log.warning("adapter refused: %s", error, extra={"adapter": "/".join(key)})
+
+    def _tell(self, kind: str, replaced: Replaced) -> None:
+        about = _about(replaced.adapter)
+        log.info("adapter %s", kind.replace("_", " "), extra=about)
+        for left_out in (version for version in replaced.shown.versions if version.refusal):
+            self._metrics.adapters_refused.inc()
+            log.warning("version %s refused: %s", left_out.version, left_out.refusal, extra=about)
+
+    async def _apart(self, work: Coroutine[Any, Any, Replaced]) -> Replaced:
+        """Runs a change to its end even if its caller leaves."""
+        task = asyncio.create_task(work, name="change adapters")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    def unload(self, name: str, *, tenant: str) -> Adapter:
-        """Takes the tenant's own adapter from new calls and returns it; raises NotFound."""
-        version = self._names.get((tenant, name)) if tenant != SHARED_TENANT else None
-        if version is None:
-            raise _not_found(name)
-        del self._names[(tenant, name)]
-        self._retire(version)
-        log.info("adapter unloaded", extra={"adapter": _full(version.adapter), "sha256": version.adapter.sha256})
-        return version.adapter
 
-    async def _load(self, name: str, tenant: str) -> Replaced:
-        async with self._changing:
-            place = await self._work(partial(self._locate, name, tenant))
-            if place is None:
-                raise NotFound("there is no such adapter to load", metadata={"adapter": name})
-            try:
-                adapter = await self._work(partial(verify, place, self._shapes))
-                await self._bring(adapter)
-            except (AdapterRefused, ValueError, OSError) as error:
-                self._metrics.adapter_loads.labels("refused").inc()
-                log.warning("adapter refused: %s", error, extra={"adapter": f"{tenant}/{name}"})
-                raise FailedPrecondition(
-                    f"the adapter was refused: {error}", reason="ADAPTER_REFUSED", metadata={"adapter": name}
-                ) from error
-            except Exception:
-                self._metrics.adapter_loads.labels("failed").inc()
-                raise
-            before = self._appoint(adapter)
-            same = before is not None and before.key == adapter.key
-            self._metrics.adapter_loads.labels("unchanged" if same else "loaded").inc()
-            log.info("adapter loaded", extra={"adapter": _full(adapter), "sha256": adapter.sha256})
-            return Replaced(adapter, before)
-
-    async def _bring(self, adapter: Adapter) -> None:
-        """Makes sure that the version's weights are in memory, if there is room."""
-        if adapter.key in self._versions:
-            return
-        old = self._names.get((adapter.tenant, adapter.name))
-        # A version that no sequence holds leaves as soon as the new one is there: for that moment both are in memory.
-        leaving = 1 if old is not None and old.num_pins == 0 else 0
-        if len(self._versions) - leaving >= self._max_adapters:
-            held = len(self._versions) - len(self._names)
-            message = f"{len(self._versions)} adapters are in memory, of which {held} only until their sequences end"
-            if held:
-                raise Overloaded(message, retry_after_s=1.0, reason="TOO_MANY_ADAPTERS")
-            raise TooLarge(f"{message}; unload one first", reason="TOO_MANY_ADAPTERS")
-        await self._work(partial(self._adapters.load, adapter))
-
-    def _appoint(self, adapter: Adapter) -> Adapter | None:
-        """Lets the name stand for this version from now on, and returns what it stood for before."""
-        old = self._names.get((adapter.tenant, adapter.name))
-        version = self._versions.setdefault(adapter.key, _Version(adapter))
-        version.current = True
-        self._names[(adapter.tenant, adapter.name)] = version
-        if old is not None and old is not version:
-            self._retire(old)
-        self._gauge()
-        return old.adapter if old is not None else None
-
-    def _find(self, name: str, tenant: str) -> _Version:
-        found = self._names.get((tenant, name)) or self._names.get((SHARED_TENANT, name))
-        if found is None:
-            raise _not_found(name)
-        return found
-
-    def _retire(self, version: _Version) -> None:
-        version.current = False
-        self._drop_if_free(version)
-
-    def _unpin(self, version: _Version) -> None:
-        version.num_pins -= 1
-        self._drop_if_free(version)
-
-    def _drop_if_free(self, version: _Version) -> None:
-        key = version.adapter.key
-        if not version.current and version.num_pins == 0 and not self._stopped:
-            del self._versions[key]
-            self._thread.submit(self._adapters.unload, key).add_done_callback(_tell)
-            self._metrics.adapter_unloads.inc()
-        self._gauge()
-
-    def _gauge(self) -> None:
-        self._metrics.adapters.set(len(self._names))
-        self._metrics.adapters_retired.set(len(self._versions) - len(self._names))
-
-    def _locate(self, name: str, tenant: str) -> Path | None:
-        return locate(self._folder, tenant=tenant, name=name) if self._folder is not None else None
-
-    async def _work(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _full(adapter: Adapter) -> str:
-    return f"{adapter.tenant}/{adapter.name}"
-
-
-def _not_found(name: str) -> NotFound:
-    return NotFound("no such adapter is loaded", metadata={"adapter": name})
-
-
-def _tell(dropping: Future[None]) -> None:
-    if error := dropping.exception():
-        log.error("the weights of an adapter could not be dropped", exc_info=error)
+def _about(adapter: Adapter) -> dict[str, str]:
+    return {
+        "adapter": f"{adapter.tenant}/{adapter.name}",
+        "version": adapter.version,
+        "sha256": adapter.sha256,
+        "signer_key_id": adapter.signer_key_id,
+        "cipher": adapter.cipher,
+    }

@@ -102,12 +102,11 @@ class GeneratorServicer(generator_service_pb2_grpc.GeneratorServiceServicer):
         return responses.samples(await meaning.sample(self._parts.backend, wanted))
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: _Context) -> pb.LoadAdapterResponse:
-        """Loads the version of an adapter that lies in the caller's tenant's folder now."""
+        """Loads what an adapter's aliases name in the caller's tenant's folder now, or one version of it too."""
         caller = self._operator()
         loaded = await self._parts.registry.load(request.name, tenant=caller.tenant)
         return pb.LoadAdapterResponse(
-            adapter=responses.adapter(loaded.adapter, num_sequences=self._parts.registry.num_pins(loaded.adapter)),
-            replaced_sha256=loaded.before.sha256 if loaded.before else "",
+            adapter=responses.adapter(loaded.shown), replaced_sha256=loaded.before.sha256 if loaded.before else ""
         )
 
     async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: _Context) -> pb.UnloadAdapterResponse:
@@ -123,12 +122,38 @@ class GeneratorServicer(generator_service_pb2_grpc.GeneratorServiceServicer):
         if not 0 <= request.page_size <= 1000:
             raise InvalidInput.of("page_size", "must be from 0 to 1,000")
         after = _read_page_token(request.page_token)
-        adapters = [adapter for adapter in registry.visible(caller.tenant) if adapter.name > after]
+        adapters = [shown for shown in registry.visible(caller.tenant) if shown.adapter.name > after]
         page = adapters[: request.page_size or 100]
         return pb.ListAdaptersResponse(
-            adapters=[responses.adapter(known, num_sequences=registry.num_pins(known)) for known in page],
-            next_page_token=_page_token(page[-1].name) if len(adapters) > len(page) else "",
+            adapters=[responses.adapter(shown) for shown in page],
+            next_page_token=_page_token(page[-1].adapter.name) if len(adapters) > len(page) else "",
         )
+
+    async def PromoteAdapter(self, request: pb.PromoteAdapterRequest, context: _Context) -> pb.PromoteAdapterResponse:
+        """Makes the candidate, or the version that is named, the stable one."""
+        caller = self._operator()
+        made = await self._parts.registry.promote(request.name, tenant=caller.tenant, version=request.version)
+        return pb.PromoteAdapterResponse(adapter=responses.adapter(made.shown), previous_version=made.previous)
+
+    async def RollBackAdapter(
+        self, request: pb.RollBackAdapterRequest, context: _Context
+    ) -> pb.RollBackAdapterResponse:
+        """Makes what was stable before stable again."""
+        caller = self._operator()
+        made = await self._parts.registry.roll_back(request.name, tenant=caller.tenant)
+        return pb.RollBackAdapterResponse(adapter=responses.adapter(made.shown), previous_version=made.previous)
+
+    async def SetAdapterCanary(
+        self, request: pb.SetAdapterCanaryRequest, context: _Context
+    ) -> pb.SetAdapterCanaryResponse:
+        """Gives the candidate a share of the calls."""
+        caller = self._operator()
+        if not 0 <= request.share <= 1:  # so that NaN fails as well
+            raise InvalidInput.of("share", "must be from 0 to 1")
+        made = await self._parts.registry.set_canary(
+            request.name, request.share, tenant=caller.tenant, version=request.version
+        )
+        return pb.SetAdapterCanaryResponse(adapter=responses.adapter(made.shown))
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
         """Returns the description of the base model."""
@@ -155,9 +180,12 @@ class GeneratorServicer(generator_service_pb2_grpc.GeneratorServiceServicer):
         return requests.generate_input(request, tenant=caller.tenant, pin=self._take_pin(caller))
 
     def _take_pin(self, caller: Principal) -> requests.TakePin:
+        lot = self._parts.registry.draw()
+
         def take(name: str) -> Pin:
             self._need_adapters()
-            return self._parts.registry.pin(name, tenant=caller.tenant)
+            # One lot for all that the call names: a canary never mixes versions in one answer.
+            return self._parts.registry.pin(name, tenant=caller.tenant, lot=lot)
 
         return take
 

@@ -2,63 +2,16 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from services.generator.domain import Pin
-from services.generator.metrics import GeneratorMetrics
-from services.generator.registry import Registry
-from tandem.errors import FailedPrecondition, NotFound, Overloaded, PermissionDenied, TandemError, TooLarge
-from tests.fakes.generator_adapters import GOOD_CONFIG, SHAPES, FakeAdapters, place
-
-
-@dataclass
-class Bench:
-    folder: Path
-    memory: FakeAdapters
-    registry: Registry
-    collectors: CollectorRegistry
-
-    def metric(self, name: str, **labels: str) -> float:
-        return self.collectors.get_sample_value(f"tandem_generator_{name}", labels) or 0.0
-
-    async def settled(self) -> list[str]:
-        """What is in memory once the dropping that was decided has been done."""
-        await self.registry._work(lambda: None)
-        return sorted(self.memory.held)
-
-
-@asynccontextmanager
-async def opened(
-    folder: Path | None, *, room: int = 8, gate: threading.Semaphore | None = None
-) -> AsyncIterator[Bench]:
-    collectors = CollectorRegistry()
-    memory = FakeAdapters(gate=gate)
-    registry = Registry(
-        adapters=memory, shapes=SHAPES, folder=folder, max_adapters=room, metrics=GeneratorMetrics(collectors)
-    )
-    await registry.start()
-    yield Bench(folder or Path(), memory, registry, collectors)
-    await registry.stop()
-    assert memory.overlaps == 0
-
-
-async def refused(call: Callable[[], object], kind: type[TandemError]) -> TandemError:
-    async def attempt() -> None:
-        outcome = call()
-        if asyncio.iscoroutine(outcome):
-            await outcome
-
-    with pytest.raises(kind) as caught:
-        await attempt()
-    return caught.value
+from tandem.errors import ConfigError, FailedPrecondition, NotFound, Overloaded, PermissionDenied, TooLarge
+from tests.fakes.generator_adapters import place
+from tests.fakes.generator_registry import opened, refused
 
 
 async def test_a_tenant_sees_its_own_adapters_and_the_shared_ones(tmp_path: Path) -> None:
@@ -66,7 +19,7 @@ async def test_a_tenant_sees_its_own_adapters_and_the_shared_ones(tmp_path: Path
         place(tmp_path, tenant=tenant, name=name)
     async with opened(tmp_path) as bench:
         shown = {
-            tenant: [(a.tenant, a.name) for a in bench.registry.visible(tenant)]
+            tenant: [(a.adapter.tenant, a.adapter.name) for a in bench.registry.visible(tenant)]
             for tenant in ("halden", "c", "_shared")
         }
         shared = [("_shared", "answers"), ("_shared", "style")]
@@ -173,16 +126,6 @@ async def test_loading_the_same_weights_again_changes_nothing_and_says_so(tmp_pa
         assert bench.metric("adapter_loads_total", outcome="unchanged") == 1
 
 
-async def test_the_same_weights_at_another_scale_are_another_version(tmp_path: Path) -> None:
-    place(tmp_path)
-    async with opened(tmp_path) as bench:
-        pin = bench.registry.pin("answers", tenant="halden")
-        place(tmp_path, config={**GOOD_CONFIG, "lora_alpha": 1})
-        loaded = await bench.registry.load("answers", tenant="halden")
-        assert loaded.adapter.scale != pin.adapter.scale
-        assert await bench.settled() == sorted([pin.adapter.key, loaded.adapter.key])
-
-
 async def test_a_version_that_comes_back_while_it_is_still_held_is_not_read_again(tmp_path: Path) -> None:
     place(tmp_path, fill=1)
     async with opened(tmp_path) as bench:
@@ -253,16 +196,24 @@ async def test_weights_that_cannot_be_loaded_leave_everything_as_it_was(tmp_path
 async def test_at_the_start_what_cannot_be_loaded_is_left_out(tmp_path: Path) -> None:
     place(tmp_path, name="a")
     place(tmp_path, name="b", data=b"\x00")
-    collectors = CollectorRegistry()
-    memory = FakeAdapters()
-    memory.fail = ValueError("not finite")
-    registry = Registry(
-        adapters=memory, shapes=SHAPES, folder=tmp_path, max_adapters=8, metrics=GeneratorMetrics(collectors)
-    )
-    await registry.start()
-    assert len(registry) == 0
-    assert collectors.get_sample_value("tandem_generator_adapters_refused_total") == 2
-    await registry.stop()
+    place(tmp_path, name="c", base_sha256="00" * 32)
+    async with opened(tmp_path) as bench:
+        assert [shown.adapter.name for shown in bench.registry.visible("halden")] == ["a"]
+        assert bench.metric("adapters_refused_total") == 2
+
+
+async def test_more_versions_than_there_may_be_stop_the_start(tmp_path: Path) -> None:
+    for name in "abc":
+        place(tmp_path, name=name)
+    with pytest.raises(ConfigError, match="GENERATOR_MAX_ADAPTERS=2"):
+        async with opened(tmp_path, room=2):
+            pass
+
+
+async def test_a_folder_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        async with opened(tmp_path / "nothing"):
+            pass
 
 
 async def test_a_load_goes_on_when_its_caller_leaves_and_the_next_one_waits_for_it(tmp_path: Path) -> None:
@@ -335,9 +286,9 @@ async def _play(folder: Path, operations: list[tuple[str, int]]) -> None:
                     pins.pop(number % len(pins)).release()
             except (NotFound, Overloaded, TooLarge):
                 pass
-            wanted = {pin.adapter.key for pin in pins} | {adapter.key for adapter in registry.visible("halden")}
+            wanted = {pin.adapter.key for pin in pins} | {shown.adapter.key for shown in registry.visible("halden")}
             assert set(await bench.settled()) == wanted
             assert len(wanted) <= 4
         for pin in pins:
             pin.release()
-        assert set(await bench.settled()) == {adapter.key for adapter in registry.visible("halden")}
+        assert set(await bench.settled()) == {shown.adapter.key for shown in registry.visible("halden")}
