@@ -1,6 +1,7 @@
 """Serves a generator inside the test's own loop, with principals whose tokens are their names."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,9 @@ import grpc
 import pytest
 
 from services.generator.__main__ import build
+from services.generator.backend.weights import weights_sha256
 from services.generator.config import GeneratorConfig
+from tandem.adapters import Cipher, Keyring
 from tandem.client import AsyncGeneratorClient
 from tandem.errors import TandemError, Unauthenticated
 from tandem.rpc.channel import connect
@@ -21,6 +24,8 @@ from tandem.security import Principal
 from tandem.telemetry import Telemetry
 from tandem.v1 import generator_service_pb2 as pb
 from tandem.v1 import generator_service_pb2_grpc as pb_grpc
+from tests.fakes.adapter_versions import CIPHER, TRUST, publish
+from tests.fakes.generator_model import write_adapter
 
 PRINCIPALS = {
     "alice": Principal(subject="alice", tenant="halden", roles=frozenset({"user"})),
@@ -41,6 +46,22 @@ class ByName:
         if token not in PRINCIPALS:
             raise Unauthenticated("unknown token")
         return PRINCIPALS[token]
+
+
+def publish_random(
+    files: Path, place: str, *, stable: bool = True, cipher: Cipher | None = None, **changes: Any
+) -> Path:
+    """Writes a signed adapter with random weights for the model in files/tiny, and returns its version's folder.
+
+    `place` is <tenant>/<name>; `changes` are those of write_adapter.
+    """
+    tenant, name = place.split("/")
+    base = weights_sha256(files / "tiny")
+    with tempfile.TemporaryDirectory() as scratch:
+        made = write_adapter(Path(scratch) / "made", **changes)
+        return publish(
+            files / "adapters", made, tenant=tenant, name=name, base_sha256=base, stable=stable, cipher=cipher
+        )
 
 
 @dataclass
@@ -91,12 +112,20 @@ async def running(config: GeneratorConfig) -> AsyncIterator[Running]:
 
 
 def tiny(files: Path, **changes: object) -> GeneratorConfig:
-    """Returns the settings for the model in files/tiny and the adapters in files/adapters, in fp32."""
+    """Returns the settings for the model in files/tiny and the adapters in files/adapters, in fp32.
+
+    Trusted is the key that signs adapters in tests, known the one that encrypts them.
+    """
+    if not (files / "keys.json").exists():
+        TRUST.write(files / "trust.json")
+        Keyring.of(CIPHER).write(files / "keys.json")
     config = GeneratorConfig(
         listen="127.0.0.1:0",
         metrics_listen="127.0.0.1:0",
         model=str(files / "tiny"),
         adapter_dir=files / "adapters",
+        adapter_trust_files=(str(files / "trust.json"),),
+        adapter_key_file=files / "keys.json",
         precision="fp32",
         threads=1,
         drain_seconds=0,

@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 
 from tandem.v1 import generator_service_pb2 as pb
-from tests.fakes.generator_hosting import Running, running, tiny
-from tests.fakes.generator_model import CONTEXT, write_adapter, write_model
+from tests.fakes.generator_hosting import Running, publish_random, running, tiny
+from tests.fakes.generator_model import CONTEXT, write_model
 
 NUM_CALLS = 150
 FINE = {"OK", "INVALID_ARGUMENT"}
@@ -111,8 +111,8 @@ def numbers(response: Any) -> list[float]:
 
 async def test_calls_at_the_edges_of_the_contract_are_answered(tmp_path: Path) -> None:
     write_model(tmp_path / "tiny")
-    write_adapter(tmp_path / "adapters" / "halden" / "answers", seed=1)
-    write_adapter(tmp_path / "adapters" / "halden" / "strong", seed=2, scale=1e6)
+    publish_random(tmp_path, "halden/answers", seed=1)
+    publish_random(tmp_path, "halden/strong", seed=2, scale=1e6)
     rng = random.Random(20261122)
     calls = [request(rng) for _ in range(NUM_CALLS)]
     # Little room for keys and values: some give way and are read again.

@@ -35,24 +35,25 @@ from tandem.rpc.status import from_rpc_error
 from tandem.telemetry import Telemetry
 from tandem.v1 import generator_service_pb2 as pb
 from tandem.v1 import generator_service_pb2_grpc as pb_grpc
-from tests.fakes.generator_hosting import Running, asking, endless, running, tiny
-from tests.fakes.generator_model import CONTEXT, write_adapter, write_model
+from tests.fakes.adapter_versions import CIPHER, SIGNER
+from tests.fakes.generator_hosting import Running, asking, endless, publish_random, running, tiny
+from tests.fakes.generator_model import CONTEXT, write_model
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("generator")
     write_model(root / "tiny")
-    adapters = root / "adapters"
-    write_adapter(adapters / "halden" / "answers", seed=1)
-    write_adapter(adapters / "halden" / "reading", seed=2)
-    write_adapter(adapters / "brightwater" / "secret", seed=3)
-    write_adapter(adapters / "_shared" / "style", seed=4)
-    write_adapter(adapters / "halden" / "foreign", seed=5, width=40)
-    (adapters / "halden" / "pickle").mkdir()
-    (adapters / "halden" / "pickle" / "adapter_model.bin").write_bytes(b"\x80\x04.")
-    shutil.copytree(adapters / "halden" / "answers", adapters / "halden" / "broken")
-    (adapters / "halden" / "broken" / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
+    publish_random(root, "halden/answers", seed=1)
+    publish_random(root, "halden/reading", seed=2, cipher=CIPHER)
+    publish_random(root, "brightwater/secret", seed=3)
+    publish_random(root, "_shared/style", seed=4)
+    publish_random(root, "halden/foreign", seed=5, width=40)
+    pickled = publish_random(root, "halden/pickle", seed=6)
+    for file in pickled.iterdir():
+        file.unlink()
+    (pickled / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    (publish_random(root, "halden/broken", seed=7) / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
     return root
 
 
@@ -133,9 +134,19 @@ async def test_lineage_names_the_files_that_were_used(service: Running, files: P
     lineage = (await service.generate(asking(adapter="reading"))).finished.lineage
     model = await service.stub.GetModel(pb.GetModelRequest())
     base = hashlib.sha256((files / "tiny" / "model.safetensors").read_bytes()).hexdigest()
-    path = files / "adapters" / "halden" / "reading" / "adapter_model.safetensors"
+    (version,) = (files / "adapters" / "halden" / "reading" / "versions").iterdir()
+    (plain,) = (files / "adapters" / "halden" / "answers" / "versions").iterdir()
     assert (lineage.model, lineage.model_sha256, lineage.adapter) == ("tiny", base, "reading")
+    assert lineage.adapter_sha256.startswith(version.name)
+    assert (lineage.signer_key_id, lineage.cipher, lineage.cipher_key_id) == (
+        SIGNER.key_id,
+        "AES-256-GCM",
+        CIPHER.key_id,
+    )
+    lineage = (await service.generate(asking(adapter="answers"))).finished.lineage
+    path = plain / "adapter_model.safetensors"
     assert lineage.adapter_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (lineage.signer_key_id, lineage.cipher, lineage.cipher_key_id) == (SIGNER.key_id, "", "")
     assert (model.lineage.model_sha256, model.max_context_tokens, model.precision) == (base, CONTEXT, "float32")
     assert (model.backend, list(model.features)) == ("torch", ["adapters", "blending", "entropy", "scoring"])
 
@@ -198,7 +209,7 @@ async def test_bad_adapters_are_refused_with_a_reason_and_the_rest_is_served(
             assert started.metric("adapters_refused_total") == 3
             assert started.metric("loaded_adapters") == 4
             await started.generate(asking())
-    for reason in ("only safetensors are loaded", "header is damaged", "the base model needs"):
+    for reason in ("only safetensors are loaded", "adapter_model.safetensors has 64 bytes of", "the base model needs"):
         assert reason in caplog.text
 
 
