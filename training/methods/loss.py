@@ -1,0 +1,58 @@
+"""Computes the loss: on answer tokens only, with the vocabulary projection at those positions only.
+
+What all prompts begin with (the system message) is run once per step and
+shared by the rows of the batch. Both save more than half of a step on a
+processor where questions are short.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from training.methods.batches import Encoded
+
+_IGNORE = -100
+
+
+def summed_loss(model: Any, batch: Sequence[Encoded], prefix: int) -> tuple[Tensor, int]:
+    """Returns the cross-entropy summed over the batch's target tokens, and their number.
+
+    `model` is a causal language model or a PEFT model of one; `prefix` says how many tokens all prompts share.
+    """
+    causal = model.get_base_model() if hasattr(model, "peft_config") else model
+    device = causal.device
+    tokens, labels = _rows(batch, prefix)
+    cache = _cache(model, 1 if prefix else len(batch))
+    if prefix:
+        head = torch.tensor([batch[0].prompt[:prefix]], device=device)
+        causal.base_model(input_ids=head, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(batch))
+    # Rows are padded on the right: a causal model's real tokens never see the padding, so no mask is needed.
+    hidden = causal.base_model(input_ids=tokens.to(device), past_key_values=cache, use_cache=True).last_hidden_state
+    wanted = labels != _IGNORE
+    logits = causal.get_output_embeddings()(hidden[wanted.to(device)])
+    loss = nn.functional.cross_entropy(logits.float(), labels[wanted].to(device), reduction="sum")
+    return loss, int(wanted.sum())
+
+
+def _cache(model: Any, rows: int) -> Any:
+    """Returns an empty cache, or one that holds the trained prefix for each row."""
+    if hasattr(model, "peft_config") and model.active_peft_config.is_prompt_learning:
+        return model.get_prompt(rows)
+    return DynamicCache()
+
+
+def _rows(batch: Sequence[Encoded], prefix: int) -> tuple[Tensor, Tensor]:
+    """Returns tokens and labels, both (B, T) and padded on the right, without the shared prefix."""
+    length = max(e.num_tokens for e in batch) - prefix
+    tokens = torch.zeros(len(batch), length, dtype=torch.long)
+    labels = torch.full((len(batch), length), _IGNORE, dtype=torch.long)
+    for row, example in enumerate(batch):
+        own = example.prompt[prefix:] + example.target
+        tokens[row, : len(own)] = torch.tensor(own)
+        start = len(example.prompt) - prefix
+        labels[row, start - 1 : start - 1 + len(example.target)] = torch.tensor(example.target)
+    return tokens, labels

@@ -1,0 +1,300 @@
+"""Trains: a dataset, a base model and a method in, a run folder out; a run that was killed goes on where it stood."""
+
+import contextlib
+import datetime
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from training.examples import Dataset
+from training.methods import models
+from training.methods.batches import Encoded, encode_all, evenly, schedule, shared_prefix
+from training.methods.checkpoints import Checkpoints
+from training.methods.energy import Energy, Meter
+from training.methods.plan import Method, MethodError
+from training.methods.provenance import code_version, hardware, versions
+from training.methods.record import RUN, SCHEMA, Run, check_same, file_sha256, locked, read_run, write_run
+from training.methods.tracking import Tracker, track
+from training.methods.trainer import STANDING, TandemTrainer, arguments
+from training.methods.watch import Journal, Progress, Standing, Watch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Is a finished run."""
+
+    run: Run
+    resumed_from: int | None
+    """The step that it went on from, where it was cut off before."""
+
+    @property
+    def weights(self) -> Path:
+        """Returns the folder of what came out: an adapter in PEFT layout, or a base model folder."""
+        return self.run.weights
+
+    @property
+    def sha256(self) -> str:
+        """Returns the SHA-256 of the weights' file."""
+        return str(self.run.result["weights_sha256"])
+
+
+def train(
+    dataset: Dataset,
+    *,
+    base: Path,
+    method: Method,
+    out: Path,
+    device: str = "cpu",
+    threads: int | None = None,
+    resume: bool = False,
+    tracking: str | None = None,
+    experiment: str = "tandem",
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Outcome:
+    """Trains into the folder `out`, which must be new, unless a run that was cut off there is to be resumed.
+
+    `tracking` is the URI of an MLflow store, None for one in the run folder, "off" for none. `threads` are those of
+    the processor, None for all. Raises MethodError for whatever the caller can mend. What a finished run is asked
+    to resume is returned as it is.
+    """
+    out = out.expanduser()
+    base = models.check_base(base)
+    models.check_device(device)
+    if not resume and (out / RUN).exists():
+        raise MethodError(f"there is a run in {out} already; resume it, or name another folder")
+    if resume and not (out / RUN).exists():
+        raise MethodError(f"there is no run to resume in {out}")
+    with locked(out), _settled(threads or os.cpu_count() or 1):
+        run = _open(out, dataset, base=base, method=method, device=device, resume=resume)
+        if run.finished:
+            return Outcome(run, None)
+        return _Work(run, dataset, device=device, tracking=tracking, experiment=experiment).do(on_progress)
+
+
+def _open(out: Path, dataset: Dataset, *, base: Path, method: Method, device: str, resume: bool) -> Run:
+    given = {
+        "method": method.to_json(),
+        "dataset": {
+            "sha256": dataset.sha256,
+            "recipe": dataset.recipe,
+            "seed": dataset.seed,
+            "config": dataset.config,
+            "counts": dataset.counts,
+            "inputs": dataset.inputs,
+            "files": dataset.files,
+            "prompts_version": dataset.prompts_version,
+        },
+        "base": {"name": base.name, "sha256": models.base_sha256(base), "path": str(base.resolve())},
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+    if resume:
+        run = read_run(out)
+        check_same(run, given)
+        return run
+    made = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "code_version": code_version(),
+        "versions": versions(),
+        "hardware": hardware(device),
+    }
+    run = Run(out, {"schema": SCHEMA, "status": "running", **given, **made})
+    write_run(run)
+    return run
+
+
+class _Work:
+    """Is one process's work on a run."""
+
+    def __init__(self, run: Run, dataset: Dataset, *, device: str, tracking: str | None, experiment: str) -> None:
+        self.run, self.method, self.device = run, run.method, device
+        self.tokenizer = models.load_tokenizer(run.base)
+        limit = self._max_tokens()
+        self.train = encode_all(self.tokenizer, dataset.train, max_tokens=limit)
+        held = evenly(dataset.validation, self.method.max_validation)
+        self.validation = encode_all(self.tokenizer, held, max_tokens=limit)
+        self.steps = schedule(self.train, self.method)
+        self.checkpoints = Checkpoints(run.folder / "checkpoints")
+        self.checkpoints.sweep()
+        found = self.checkpoints.steps()
+        self.start = found[-1] if found else None
+        self.standing = Standing()
+        if self.start is not None:
+            self.standing = Standing.read(self.checkpoints.at(self.start) / STANDING)
+        self.tracker = self._track(tracking, experiment)
+
+    def do(self, on_progress: Callable[[Progress], None]) -> Outcome:
+        """Trains to the end, exports, and writes what came out into run.json."""
+        status, meter = "FAILED", Meter()
+        journal = Journal(self.run.journal, last_step=self.start if self.start is not None else -1)
+        try:
+            meter.start()
+            trainer, watch = self._trainer(journal, meter, on_progress)
+            if watch.standing.stopped is None:
+                self._learn(trainer, watch)
+            self._choose(trainer, watch)
+            weights = self._export(trainer)
+            self._conclude(watch, meter.stop(), weights)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            meter.stop()
+            journal.close()
+            tracked = self.tracker.finish(status, self._artefacts() if status == "FINISHED" else [])
+            self.run.record["tracking"] |= tracked
+            write_run(self.run)
+        self.checkpoints.clear()
+        return Outcome(self.run, self.start)
+
+    def _max_tokens(self) -> int:
+        config = models.load_config(self.run.base)
+        context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+        context -= self.method.virtual_tokens if self.method.name == "prefix" else 0
+        return min(context, self.method.max_tokens or context)
+
+    def _track(self, uri: str | None, experiment: str) -> Tracker:
+        record = self.run.record
+        earlier = record.get("tracking", {})
+        parameters = {f"method.{key}": value for key, value in record["method"].items()}
+        parameters |= {f"data.{name}": digest for name, digest in record["dataset"]["inputs"].items()}
+        parameters |= {f"dataset.{key}": record["dataset"][key] for key in ("sha256", "recipe", "seed", "counts")}
+        parameters |= {f"base.{key}": record["base"][key] for key in ("name", "sha256")}
+        parameters |= {f"version.{name}": version for name, version in record["versions"].items()}
+        parameters |= {key: record[key] for key in ("code_version", "device", "threads", "created")}
+        tracker = track(
+            uri,
+            folder=self.run.folder,
+            experiment=experiment,
+            name=self.run.folder.name,
+            parameters=parameters,
+            run_id=earlier.get("run_id") if earlier.get("asked") == uri else None,
+        )
+        record["tracking"] = {"asked": uri, "run_id": getattr(tracker, "run_id", None)}
+        write_run(self.run)
+        return tracker
+
+    def _trainer(
+        self, journal: Journal, meter: Meter, on_progress: Callable[[Progress], None]
+    ) -> tuple[TandemTrainer, Watch]:
+        model = models.prepare(self.run.base, self.method, self.device)
+        if self.method.name == "prefix" and self.start is None:
+            models.first_prefix(model, self.train)
+        shared = shared_prefix(self.train)
+        watch = Watch(
+            self.method,
+            tokens=[_num_tokens(self.train, step, shared) for step in self.steps],
+            standing=self.standing,
+            journal=journal,
+            listener=self.tracker,
+            on_progress=on_progress,
+            energy=lambda: meter.read().kwh,
+            has_validation=bool(self.validation),
+        )
+        self.run.record["num_weights"] = models.num_trained(model)
+        args = arguments(self.method, folder=self.checkpoints.folder, num_steps=len(self.steps), device=self.device)
+        trainer = TandemTrainer(
+            model,
+            self.method,
+            args=args,
+            train=self.train,
+            steps=self.steps,
+            validation=self.validation,
+            watch=watch,
+            checkpoints=self.checkpoints,
+        )
+        return trainer, watch
+
+    def _learn(self, trainer: TandemTrainer, watch: Watch) -> None:
+        if self.start is None:
+            if self.validation:
+                watch.first(trainer.validation_loss())
+            trainer.train()
+        else:
+            log.info("resuming", extra={"step": self.start, "num_steps": len(self.steps)})
+            trainer.train(resume_from_checkpoint=str(self.checkpoints.at(self.start)))
+
+    def _choose(self, trainer: TandemTrainer, watch: Watch) -> None:
+        """Puts the weights in place that the run ends with."""
+        best = watch.standing.best_step
+        step = best if self.method.keep == "best" and best is not None else self.checkpoints.steps()[-1]
+        trainer.restore(self.checkpoints.at(step))
+        self.run.record["kept_step"] = step
+
+    def _export(self, trainer: TandemTrainer) -> Path:
+        place = self.run.weights
+        scratch = place.with_name(f".{place.name}.partial")
+        for stale in (scratch, place):
+            shutil.rmtree(stale, ignore_errors=True)
+        weights = models.export(trainer.model, self.tokenizer, scratch, base=self.run.base, method=self.method)
+        scratch.rename(place)
+        return place / weights.name
+
+    def _conclude(self, watch: Watch, energy: Energy, weights: Path) -> None:
+        standing, record, folder = watch.standing, self.run.record, self.run.folder
+        steps = self.checkpoints.steps()[-1]
+        kept = record.pop("kept_step")
+        record["result"] = {
+            "stopped": standing.stopped,
+            "steps": steps,
+            "num_steps": len(self.steps),
+            "kept_step": kept,
+            "epochs": round(self.method.epochs * steps / len(self.steps), 3),
+            "tokens": standing.tokens,
+            "loss": standing.loss,
+            "validation_loss_before": standing.first_validation_loss,
+            "validation_loss": standing.best_loss if kept == standing.best_step else standing.validation_loss,
+            "num_weights": record.pop("num_weights"),
+            "minutes": round(standing.elapsed_s / 60, 2),
+            "energy": {"kwh": standing.energy_kwh, "source": energy.source},
+            "weights_sha256": file_sha256(weights),
+            "files": {
+                str(path.relative_to(folder)): file_sha256(path)
+                for path in sorted(weights.parent.iterdir())
+                if path.is_file()
+            },
+        }
+        record["status"] = "finished"
+        self.tracker.metrics(
+            steps, {"energy_kwh": record["result"]["energy"]["kwh"], "minutes": record["result"]["minutes"]}
+        )
+        write_run(self.run)
+
+    def _artefacts(self) -> list[Path]:
+        return [self.run.folder / RUN, self.run.journal, *sorted(self.run.weights.iterdir())]
+
+
+def _num_tokens(examples: list[Encoded], step: list[int], shared: int) -> int:
+    """Returns the tokens of a batch that are computed, padding not counted."""
+    return sum(examples[index].num_tokens for index in step) - shared * (len(step) - 1)
+
+
+@contextlib.contextmanager
+def _settled(threads: int) -> Iterator[None]:
+    """Fixes what results depend on, and quiets libraries that would write over a progress bar."""
+    before: dict[str, Any] = {"threads": torch.get_num_threads(), "level": transformers_logging.get_verbosity()}
+    torch.set_num_threads(threads)
+    transformers_logging.set_verbosity_error()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers 5.23 by an attribute's former name.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            yield
+    finally:
+        torch.set_num_threads(before["threads"])
+        transformers_logging.set_verbosity(before["level"])
+        if bars:
+            transformers_logging.enable_progress_bar()

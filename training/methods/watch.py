@@ -1,0 +1,240 @@
+"""Watches over a run: when to measure, to save and to stop; what the user hears; what the journal keeps."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import TrainerCallback
+
+from training.methods.plan import Method, MethodError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Tells where a run stands."""
+
+    step: int
+    num_steps: int
+    epoch: float
+    loss: float
+    """Moving mean over about 20 steps; NaN before the first."""
+    validation_loss: float | None
+    """The latest; None without a validation split."""
+    best_step: int | None
+    tokens_per_second: float
+    elapsed_s: float
+    """Over all processes that worked on the run."""
+    remaining_s: float | None
+    """None before there is anything to go by."""
+
+
+@dataclass
+class Standing:
+    """Is what a run must remember to go on after a kill as if nothing had happened; lies in each checkpoint."""
+
+    elapsed_s: float = 0.0
+    tokens: int = 0
+    loss: float | None = None
+    first_validation_loss: float | None = None
+    validation_loss: float | None = None
+    best_loss: float | None = None
+    best_step: int | None = None
+    num_worse: int = 0
+    energy_kwh: float = 0.0
+    stopped: str | None = None
+    """None while it runs; then "finished", "early" or "time"."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Standing":
+        """Returns the standing of a checkpoint."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+    def write(self, path: Path) -> None:
+        """Writes the standing into a checkpoint."""
+        path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+
+class Journal:
+    """Keeps metrics.jsonl: one object with its step on each line, in order."""
+
+    def __init__(self, path: Path, *, last_step: int) -> None:
+        rows = [line for line in self.read(path) if line["step"] <= last_step] if path.exists() else []
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        partial.replace(path)
+        self._stream = path.open("a", encoding="utf-8")
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        """Returns the rows of a journal; a last line that a kill cut off is left out."""
+        rows = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def add(self, step: int, metrics: dict[str, float]) -> None:
+        """Appends the metrics of a step."""
+        self._stream.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._stream.flush()
+
+    def sync(self) -> None:
+        """Brings what was written to the disk."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._stream.close()
+
+
+class Listener(Protocol):
+    """Hears a run's metrics: the tracking store."""
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Takes the metrics of a step; never raises because a server is away."""
+
+
+@dataclass
+class Clock:
+    """Counts the seconds of a run over all its processes."""
+
+    before_s: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        """Returns the seconds so far."""
+        return self.before_s + time.monotonic() - self.started
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Decides after each step what happens next. Nothing it decides depends on the clock, but for limits in minutes."""
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        tokens: list[int],
+        standing: Standing,
+        journal: Journal,
+        listener: Listener,
+        on_progress: Callable[[Progress], None],
+        energy: Callable[[], float],
+        has_validation: bool,
+    ) -> None:
+        self.standing = standing
+        self._method = method
+        self._tokens = tokens
+        self._num_steps = len(tokens)
+        self._journal = journal
+        self._listener = listener
+        self._on_progress = on_progress
+        self._energy, self._energy_before = energy, standing.energy_kwh
+        self._every = (method.evaluate_steps or math.ceil(len(tokens) / 10)) if has_validation else 0
+        self._clock = Clock(before_s=standing.elapsed_s)
+        self._session_tokens = 0
+        self._saved = time.monotonic()
+
+    def share(self, step: int) -> float:
+        """Returns how far a run is through the budget that is used up further, from 0 to 1."""
+        limit = 60 * self._method.minutes
+        return max(step / self._num_steps, self._clock.seconds() / limit if limit else 0.0)
+
+    def rate(self, step: int) -> float:
+        """Returns the share of the highest learning rate for the step to come: a warm-up, then a cosine."""
+        floor = self._method.final_learning_rate_share
+        cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.share(step))))
+        warmup = max(1, min(self._method.warmup_steps, self._num_steps // 5))
+        return min(1.0, (step + 1) / warmup) * cosine
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Takes the loss of a step; raises MethodError where it is not a number."""
+        state.log_history.clear()
+        if not logs or "loss" not in logs:
+            return
+        loss = logs["loss"]
+        if not math.isfinite(loss):
+            raise MethodError(
+                f"the loss is not a number after step {state.global_step}; start again with a lower learning rate "
+                f"than {self._method.rate:g}"
+            )
+        before = self.standing.loss
+        self.standing.loss = loss if before is None else 0.95 * before + 0.05 * loss
+        self._tell(state.global_step, {"loss": loss, "learning_rate": logs["learning_rate"]})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Says what follows the step: its log always; a measurement, a checkpoint or the end where they are due."""
+        step = state.global_step
+        self.standing.tokens += self._tokens[step - 1]
+        self._session_tokens += self._tokens[step - 1]
+        if step >= self._num_steps:
+            self.standing.stopped = "finished"
+        elif self.share(step) >= 1:
+            self.standing.stopped = "time"
+        over = self.standing.stopped is not None
+        control.should_log = True
+        control.should_training_stop = over
+        control.should_evaluate = bool(self._every) and (over or step % self._every == 0)
+        control.should_save = over or self._due(step)
+        self._on_progress(self.progress(step))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        """Weighs a loss on the validation split: a new best is saved, too many without one end the run."""
+        loss, standing = metrics["eval_loss"], self.standing
+        standing.validation_loss = loss
+        if standing.best_loss is None or loss < standing.best_loss:
+            standing.best_loss, standing.best_step, standing.num_worse = loss, state.global_step, 0
+            control.should_save = True
+        else:
+            standing.num_worse += 1
+        if self._method.patience and standing.num_worse >= self._method.patience and standing.stopped is None:
+            standing.stopped = "early"
+            control.should_training_stop = control.should_save = True
+        self._tell(state.global_step, {"validation_loss": loss})
+        self._on_progress(self.progress(state.global_step))
+
+    def first(self, loss: float) -> None:
+        """Takes the validation loss before the first step, which is the base model's."""
+        self.standing.first_validation_loss = self.standing.validation_loss = loss
+        self._tell(0, {"validation_loss": loss})
+        self._on_progress(self.progress(0))
+
+    def saving(self) -> Standing:
+        """Returns the standing as a checkpoint takes it; the journal reaches the disk before it."""
+        self._journal.sync()
+        self._saved = time.monotonic()
+        self.standing.elapsed_s = self._clock.seconds()
+        self.standing.energy_kwh = self._energy_before + self._energy()
+        return self.standing
+
+    def progress(self, step: int) -> Progress:
+        """Returns where the run stands."""
+        elapsed, share = self._clock.seconds(), min(1.0, self.share(step))
+        session = max(elapsed - self._clock.before_s, 1e-9)
+        epochs = self._method.epochs
+        return Progress(
+            step=step,
+            num_steps=self._num_steps,
+            epoch=epochs * step / self._num_steps,
+            loss=math.nan if self.standing.loss is None else self.standing.loss,
+            validation_loss=self.standing.validation_loss,
+            best_step=self.standing.best_step,
+            tokens_per_second=self._session_tokens / session,
+            elapsed_s=elapsed,
+            remaining_s=elapsed * (1 - share) / share if share else None,
+        )
+
+    def _due(self, step: int) -> bool:
+        steps, minutes = self._method.checkpoint_steps, self._method.checkpoint_minutes
+        late = minutes > 0 and time.monotonic() - self._saved >= 60 * minutes
+        return late or bool(steps and step % steps == 0)
+
+    def _tell(self, step: int, metrics: dict[str, float]) -> None:
+        self._journal.add(step, metrics)
+        self._listener.metrics(step, metrics)
