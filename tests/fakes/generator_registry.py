@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.generator.domain import Adapter
 from services.generator.metrics import GeneratorMetrics
 from services.generator.registry import Registry, Rules, Shown, verify
 from tandem.adapters import Aliases, read_aliases, write_aliases
@@ -59,6 +58,14 @@ class Bench:
         with_pin.release()
         return with_pin.adapter.version
 
+    async def until(self, version: str) -> None:
+        """Waits until calls get this version."""
+        for _ in range(6_000):
+            if self.got() == version:
+                return
+            await asyncio.sleep(0.005)
+        raise TimeoutError(f"no call ever got {version}")
+
     def shown(self, tenant: str = "halden") -> Shown:
         """Returns how the tenant's only adapter is shown."""
         (shown,) = self.registry.visible(tenant)
@@ -68,11 +75,6 @@ class Bench:
         """Returns what is in memory once the dropping that was decided has been done."""
         await self.registry._holdings.work(lambda: None)
         return sorted(self.memory.held)
-
-
-def keys_of(adapters: list[Adapter]) -> list[str]:
-    """Returns the keys of versions, in order."""
-    return sorted(adapter.key for adapter in adapters)
 
 
 @asynccontextmanager
@@ -103,8 +105,12 @@ async def opened(
 
 async def refused(call: Callable[[], object], kind: type[TandemError]) -> TandemError:
     """Returns how a call fails, which it must."""
-    with pytest.raises(kind) as caught:
+
+    async def attempt() -> None:
         outcome = call()
         if asyncio.iscoroutine(outcome):
             await outcome
+
+    with pytest.raises(kind) as caught:
+        await attempt()
     return caught.value

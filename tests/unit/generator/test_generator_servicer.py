@@ -20,8 +20,9 @@ from tandem.errors import FailedPrecondition, InvalidInput, NotFound, Overloaded
 from tandem.rpc import call
 from tandem.security import Principal
 from tandem.v1 import generator_service_pb2 as pb
-from tests.fakes.generator_adapters import SHAPES, FakeAdapters, place
+from tests.fakes.generator_adapters import FakeAdapters, place
 from tests.fakes.generator_backend import FakeBackend
+from tests.fakes.generator_registry import CHECK
 
 ALICE = Principal("alice", "halden", roles=frozenset({"user"}))
 OLGA = Principal("olga", "halden", roles=frozenset({"operator"}))
@@ -56,7 +57,7 @@ class Bench:
         return request
 
     def num_pins(self) -> int:
-        return sum(self.registry.num_pins(adapter) for adapter in self.registry.visible("halden"))
+        return sum(shown.num_sequences for shown in self.registry.visible("halden"))
 
 
 @asynccontextmanager
@@ -66,7 +67,7 @@ async def bench(tmp_path: Path, **backend: Any) -> AsyncIterator[Bench]:
     place(tmp_path, tenant="_shared", name="style")
     registry = Registry(
         adapters=FakeAdapters(),
-        shapes=SHAPES,
+        check=CHECK,
         folder=tmp_path,
         max_adapters=8,
         metrics=GeneratorMetrics(CollectorRegistry()),
