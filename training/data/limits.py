@@ -46,7 +46,8 @@ class Options:
     phone_regions: tuple[str, ...] = ("US", "GB")
     """Countries whose national way of writing telephone numbers is recognised, beside the international one."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Our field to the name that it has in the files, where the names differ: {"question": "query"}. {"id": ""} leaves one out."""
+    """Our field to the name that it has in the files, where the names differ: {"question": "query"}.
+    {"id": ""} leaves our field id out."""
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

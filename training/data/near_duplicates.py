@@ -16,6 +16,9 @@ _GRAM = 5
 _NUM_PERM = 128
 _SAME = 0.95
 """Similarity from which a text is not put into the index again: its twin stands for it."""
+_MAX_CANDIDATES = 100
+_ESTIMATE_ERROR = 0.15
+"""About four standard deviations of a similarity that 128 permutations estimate."""
 _NOT_WORD = re.compile(r"[\W_]+")
 
 
@@ -53,39 +56,58 @@ def near_duplicates(
 
     Pairs that follow from others by way of a third item may be left out.
     """
-    from datasketch import MinHash, MinHashLSH
-
-    index: Any = MinHashLSH(threshold=max(0.1, threshold - 0.05), num_perm=_NUM_PERM, weights=(0.2, 0.8))
-    empty: Any = MinHash(num_perm=_NUM_PERM, seed=1, hashfunc=int)
-    texts: list[str] = []
-    owners: list[int] = []
+    index = _Index([(item, text) for item, texts in enumerate(wordings) for text in texts], threshold)
     clusters = Union(len(wordings))
-
-    @lru_cache(maxsize=4096)
-    def grams(number: int) -> NDArray[np.uint32]:
-        return _grams(texts[number])
-
-    for item, group in enumerate(wordings):
-        for text in group:
-            number = len(texts)
-            texts.append(text)
-            owners.append(item)
-            sketch = empty.copy()
-            sketch.update_batch(grams(number))
-            twin = False
-            for found in sorted(index.query(sketch)):
-                same = owners[found] == item
-                if not same and not twin and clusters.find(owners[found]) == clusters.find(item):
-                    continue
-                score = _jaccard(grams(found), grams(number))
-                twin = twin or score >= _SAME
-                if not same and score >= threshold:
-                    clusters.join(owners[found], item)
-                    yield owners[found], item
-            if not twin:
-                index.insert(number, sketch)
+    number = 0
+    for item, texts in enumerate(wordings):
+        for _ in texts:
+            for earlier in index.add(number, clusters):
+                clusters.join(earlier, item)
+                yield earlier, item
+            number += 1
         if on_progress:
             on_progress("comparing rows", item + 1, len(wordings))
+
+
+class _Index:
+    """Finds among the texts added so far those that are nearly the same as a new one."""
+
+    def __init__(self, texts: Sequence[tuple[int, str]], threshold: float) -> None:
+        from datasketch import MinHash, MinHashLSH
+
+        self._texts = texts
+        self._threshold = threshold
+        # The index looks a little below the threshold and rather too often than too rarely; the exact test follows.
+        self._buckets: Any = MinHashLSH(threshold=threshold - 0.05, num_perm=_NUM_PERM, weights=(0.2, 0.8))
+        self._empty: Any = MinHash(num_perm=_NUM_PERM, seed=1, hashfunc=int)
+        self._sketches = np.zeros((len(texts), _NUM_PERM), dtype=self._empty.hashvalues.dtype)
+        self._grams = lru_cache(maxsize=4096)(lambda number: _grams(texts[number][1]))
+
+    def add(self, number: int, clusters: Union) -> list[int]:
+        """Adds a text and returns the items that it nearly repeats, as far as they are not yet joined with its own."""
+        item = self._texts[number][0]
+        sketch = self._empty.copy()
+        sketch.update_batch(self._grams(number))
+        self._sketches[number] = sketch.hashvalues
+        near: list[int] = []
+        for found in self._candidates(number, self._buckets.query(sketch)):
+            owner = self._texts[found][0]
+            score = _jaccard(self._grams(found), self._grams(number))
+            if owner != item and score >= self._threshold and clusters.find(owner) != clusters.find(item):
+                near.append(owner)
+            if score >= _SAME:
+                return near
+        self._buckets.insert(number, sketch)
+        return near
+
+    def _candidates(self, number: int, found: Sequence[int]) -> list[int]:
+        """Returns the likeliest, by the estimate of their sketches: rows from one template would be too many pairs."""
+        if not found:
+            return []
+        numbers = np.array(sorted(found))
+        estimates = (self._sketches[numbers] == self._sketches[number]).mean(axis=1)
+        order = np.argsort(-estimates, kind="stable")[:_MAX_CANDIDATES]
+        return [int(numbers[i]) for i in order if estimates[i] >= self._threshold - _ESTIMATE_ERROR]
 
 
 def _grams(text: str) -> NDArray[np.uint32]:

@@ -10,30 +10,31 @@ from functools import lru_cache
 from importlib import import_module
 
 _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
-_IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?(?!\w)")
+_IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?(?!\w)")
 _CARD = re.compile(
-    r"(?<![\w.,-])(?:[2-6]\d|18)\d{2}(?:[ -]?\d{4}){2}[ -]?\d{1,7}(?![\w-])|(?<![\w.,-])3[47]\d{2}[ -]?\d{6}[ -]?\d{5}\b"
+    r"(?<![\w.,-])(?:(?:[2-6][0-9]|18)[0-9]{2}(?:[ -]?[0-9]{4}){2}[ -]?[0-9]{1,7}"
+    r"|3[47][0-9]{2}[ -]?[0-9]{6}[ -]?[0-9]{5})(?![\w-])"
 )
-_TWO_DIGITS = re.compile(r"\d{2}")
-_SEVEN_DIGITS = re.compile(r"(?:\d[^\w\n]{0,3}){6}\d")
+_TWO_DIGITS = re.compile(r"[0-9]{2}")
+_SEVEN_DIGITS = re.compile(r"(?:[0-9][^\w\n]{0,3}){6}[0-9]")
 
 # Written as in the country itself: plain runs of digits are told apart from other numbers by their check digits only,
 # so kinds whose check lets one in ten numbers through need their usual separators here.
 _IDS: Mapping[str, re.Pattern[str]] = {
-    "us.ssn": re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])"),
-    "gb.nhs": re.compile(r"(?<![\w-])\d{3}[ -]\d{3}[ -]\d{4}(?![\w-])"),
-    "de.idnr": re.compile(r"(?<![\w.,-])\d{2} ?\d{3} ?\d{3} ?\d{3}(?![\w-])"),
-    "fr.nir": re.compile(r"(?<!\w)[12] ?\d{2} ?\d{2} ?\d[\dAB] ?\d{3} ?\d{3} ?\d{2}(?!\w)"),
-    "es.dni": re.compile(r"(?<!\w)\d{8}-?[A-Z](?!\w)"),
-    "es.nie": re.compile(r"(?<!\w)[XYZ]-?\d{7}-?[A-Z](?!\w)"),
-    "it.codicefiscale": re.compile(r"(?<!\w)[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z](?!\w)"),
-    "pl.pesel": re.compile(r"(?<![\w.,-])\d{11}(?![\w-])"),
-    "be.nn": re.compile(r"(?<!\w)\d{2}\.\d{2}\.\d{2}-\d{3}\.\d{2}(?!\w)"),
-    "ch.ssn": re.compile(r"(?<!\w)756\.\d{4}\.\d{4}\.\d{2}(?!\w)"),
-    "dk.cpr": re.compile(r"(?<!\w)\d{6}-\d{4}(?!\w)"),
-    "fi.hetu": re.compile(r"(?<!\w)\d{6}[-+A]\d{3}[0-9A-Y](?!\w)"),
-    "se.personnummer": re.compile(r"(?<!\w)(?:\d{2})?\d{6}[-+]\d{4}(?!\w)"),
-    "br.cpf": re.compile(r"(?<!\w)\d{3}\.\d{3}\.\d{3}-\d{2}(?!\w)"),
+    "us.ssn": re.compile(r"(?<![\w-])[0-9]{3}-[0-9]{2}-[0-9]{4}(?![\w-])"),
+    "gb.nhs": re.compile(r"(?<![\w-])[0-9]{3}[ -][0-9]{3}[ -][0-9]{4}(?![\w-])"),
+    "de.idnr": re.compile(r"(?<![\w.,-])[0-9]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{3}(?![\w-])"),
+    "fr.nir": re.compile(r"(?<!\w)[12] ?[0-9]{2} ?[0-9]{2} ?[0-9][0-9AB] ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}(?!\w)"),
+    "es.dni": re.compile(r"(?<!\w)[0-9]{8}-?[A-Z](?!\w)"),
+    "es.nie": re.compile(r"(?<!\w)[XYZ]-?[0-9]{7}-?[A-Z](?!\w)"),
+    "it.codicefiscale": re.compile(r"(?<!\w)[A-Z]{6}[0-9]{2}[A-EHLMPRST][0-9]{2}[A-Z][0-9]{3}[A-Z](?!\w)"),
+    "pl.pesel": re.compile(r"(?<![\w.,-])[0-9]{11}(?![\w-])"),
+    "be.nn": re.compile(r"(?<!\w)[0-9]{2}\.[0-9]{2}\.[0-9]{2}-[0-9]{3}\.[0-9]{2}(?!\w)"),
+    "ch.ssn": re.compile(r"(?<!\w)756\.[0-9]{4}\.[0-9]{4}\.[0-9]{2}(?!\w)"),
+    "dk.cpr": re.compile(r"(?<!\w)[0-9]{6}-[0-9]{4}(?!\w)"),
+    "fi.hetu": re.compile(r"(?<!\w)[0-9]{6}[-+A][0-9]{3}[0-9A-Y](?!\w)"),
+    "se.personnummer": re.compile(r"(?<!\w)(?:[0-9]{2})?[0-9]{6}[-+][0-9]{4}(?!\w)"),
+    "br.cpf": re.compile(r"(?<!\w)[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}(?!\w)"),
 }
 
 Spans = list[tuple[int, int]]
