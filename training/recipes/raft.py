@@ -9,7 +9,7 @@ words and not to write marks such as [1], which serving would not read.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from tandem import prompts
@@ -136,15 +136,27 @@ def companions(
     """Returns the same questions as the other recipe would ask them: with passages for closed-book, without for raft.
 
     They are for the arms of the evaluation and are never trained on. Their ids are those of the examples that they
-    accompany. Without documents a closed-book dataset has none.
+    accompany. Without documents a closed-book dataset has none. No passage is taken away from them.
     """
     if recipe == "raft":
         return {name: [closed_book.example(row, row.question, row.id) for row in rows] for name, rows in splits.items()}
     if not documents:
         return {}
-    settings = settings or Settings()
+    settings = replace(settings or Settings(), absent_share=0)
     library = Library(documents, settings)
     return {
-        name: [case for row in rows if (case := _case(row, library, settings, seed=seed, variant=0))]
+        name: [
+            _case(row, library, settings, seed=seed, variant=0) or _without_gold(row, library, settings, seed=seed)
+            for row in rows
+        ]
         for name, rows in splits.items()
     }
+
+
+def _without_gold(row: Asked, library: Library, settings: Settings, *, seed: int) -> Example:
+    """Returns the question with the passages that a search brings, though none holds an answer word for word."""
+    rng = Random(f"{seed}/{row.id}/without")  # noqa: S311  (choice of passages)
+    _, others = library.bring(row, rng, count=rng.randint(2, settings.max_passages))
+    texts = [prompts.passage(chunk.title, chunk.text) if chunk.title else chunk.text for chunk in others]
+    found = closed_book.example(row, row.question, row.id)
+    return replace(found, messages=tuple(prompts.reading(row.question, texts)), kind=ANSWERABLE)

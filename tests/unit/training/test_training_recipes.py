@@ -115,6 +115,9 @@ def test_companions_ask_the_same_questions_the_other_way() -> None:
     with_passages = raft.companions("closed-book", rows, DOCUMENTS, seed=1)["test"]
     assert [example.id for example in with_passages] == [row.id for row in rows["test"]]
     assert all(example.messages[0] == reading("", [])[0] for example in with_passages)
+    assert all("30 days" in example.messages[-1].content for example in with_passages)
+    nowhere = raft.companions("closed-book", {"test": [asked(9, answers=("nowhere",))]}, DOCUMENTS, seed=1)["test"]
+    assert nowhere[0].golds == ("nowhere",)
     without = raft.companions("raft", rows, DOCUMENTS, seed=1)["test"]
     assert [example.messages for example in without] == [tuple(closed_book(row.question)) for row in rows["test"]]
     assert raft.companions("closed-book", rows, [], seed=1) == {}
