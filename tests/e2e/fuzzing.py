@@ -47,6 +47,9 @@ _TEMPLATES: dict[str, list[dict]] = {
     "Sample": [{"request": {"text": "a", "sampling": {"max_tokens": 1, "temperature": 9}}, "num_samples": 2}],
     "LoadAdapter": [{"name": "answers"}],
     "UnloadAdapter": [{"name": "answers"}],
+    "PromoteAdapter": [{"name": "answers", "version": "0123456789abcdef"}],
+    "RollBackAdapter": [{"name": "answers"}],
+    "SetAdapterCanary": [{"name": "answers", "share": 0.5, "version": "0123456789abcdef"}],
     "ListAdapters": [{"page_size": 1}],
     "IngestDocuments": [
         {

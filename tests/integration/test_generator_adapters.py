@@ -6,7 +6,6 @@ others decode, and a sequence in flight is silently served by another user's.
 
 import asyncio
 import random
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,12 +15,13 @@ from typing import Any, cast
 import pytest
 
 from services.generator.domain import Adapter
-from services.generator.registry import Registry
+from services.generator.registry.holdings import Held, Holdings
+from tandem.adapters import ALIASES, Aliases, write_aliases
 from tandem.client import AsyncGeneratorClient
 from tandem.errors import FailedPrecondition, NotFound, Overloaded, TandemError
 from tandem.v1 import generator_service_pb2 as pb
-from tests.fakes.generator_hosting import Running, endless, running, tiny
-from tests.fakes.generator_model import write_adapter, write_model
+from tests.fakes.generator_hosting import Running, endless, publish_random, running, tiny
+from tests.fakes.generator_model import write_model
 
 VERSIONS = 3
 OPERATORS = {"olga": "halden", "bo": "brightwater"}
@@ -35,18 +35,20 @@ class House:
 
     running: Running
     files: Path
+    versions: dict[str, list[str]]
+    """Of each tenant's adapter "answers"."""
     said: dict[tuple[str, str], str] = field(default_factory=dict)
     """By the hash of the weights and the prompt."""
     faults: list[str] = field(default_factory=list)
     num_checked: int = 0
 
-    def put(self, tenant: str, version: int, *, name: str = "answers") -> None:
-        """Lays a version into the tenant's folder."""
-        for file in (self.files / "versions" / tenant / str(version)).iterdir():
-            place = self.files / "adapters" / tenant / name
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, place / f".{file.name}")
-            (place / f".{file.name}").rename(place / file.name)
+    def put(self, tenant: str, version: int, candidate: int | None = None, share: float = 0.0) -> str:
+        """Lets the aliases in the tenant's folder stand for these versions, and returns the first."""
+        names = self.versions[tenant]
+        wanted = names[candidate] if candidate is not None else None
+        aliases = Aliases(stable=names[version], candidate=wanted, canary_share=share)
+        write_aliases(self.files / "adapters" / tenant / "answers", aliases)
+        return aliases.stable
 
     async def learn(self) -> None:
         """Notes what each version says alone."""
@@ -71,9 +73,9 @@ class House:
             async for event in client.stream(endless(prompt, adapter="answers", max_tokens=LENGTH)):
                 if event.HasField("started"):
                     started()
-                    self._compare("begun on", event.started.lineage.adapter_sha256, digest)
+                    self.compare("begun on", event.started.lineage.adapter_sha256, digest)
                 if event.HasField("finished"):
-                    self._compare("ended on", event.finished.lineage.adapter_sha256, digest)
+                    self.compare("ended on", event.finished.lineage.adapter_sha256, digest)
                 text += event.delta.text
         except TandemError as error:
             self.faults.append(f"failed: {error.code}")
@@ -81,9 +83,17 @@ class House:
         finally:
             started()
         self.num_checked += 1
-        self._compare("said", text, self.said[digest, prompt])
+        self.compare("said", text, self.said[digest, prompt])
 
-    def _compare(self, what: str, given: str, wanted: str) -> None:
+    async def checked(self, number: int) -> None:
+        """Waits until so many answers have been compared."""
+        for _ in range(6_000):
+            if self.num_checked >= number:
+                return
+            await asyncio.sleep(0.01)
+        raise TimeoutError(f"{number} answers were never compared")
+
+    def compare(self, what: str, given: str, wanted: str) -> None:
         if given != wanted:
             self.faults.append(f"{what} {given!r} instead of {wanted!r}")
 
@@ -93,19 +103,22 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> House:
     """Files, and an empty place for what the versions say, which the first house fills."""
     files = tmp_path_factory.mktemp("house")
     write_model(files / "tiny")
-    (files / "adapters").mkdir()
-    for index, tenant in enumerate(OPERATORS.values()):
-        for version in range(VERSIONS):
-            write_adapter(files / "versions" / tenant / str(version), seed=10 * index + version, rank=1 + version)
-    return House(cast(Any, None), files)
+    versions = {
+        tenant: [
+            publish_random(files, f"{tenant}/answers", seed=10 * index + version, rank=1 + version, stable=False).name
+            for version in range(VERSIONS)
+        ]
+        for index, tenant in enumerate(OPERATORS.values())
+    }
+    return House(cast(Any, None), files, versions)
 
 
 @asynccontextmanager
 async def house(known: House) -> AsyncIterator[House]:
     for tenant in OPERATORS.values():
-        shutil.rmtree(known.files / "adapters" / tenant, ignore_errors=True)
+        (known.files / "adapters" / tenant / "answers" / ALIASES).unlink(missing_ok=True)
     async with running(tiny(known.files, max_adapters=4, max_running=8, kv_cache_tokens=2048)) as started:
-        made = House(started, known.files, known.said)
+        made = House(started, known.files, known.versions, known.said)
         if not made.said:
             await made.learn()
         yield made
@@ -118,7 +131,7 @@ async def churn(made: House, *, rounds: int) -> None:
         rng = random.Random(principal)
         async with made.running.client(principal) as client, asyncio.TaskGroup() as group:
             for turn in range(rounds):
-                made.put(tenant, rng.randrange(VERSIONS))
+                version = made.put(tenant, rng.randrange(VERSIONS))
                 if turn % 4 == 3:
                     await client.unload_adapter("answers")
                 while True:
@@ -127,6 +140,7 @@ async def churn(made: House, *, rounds: int) -> None:
                         break
                     except Overloaded:
                         await asyncio.sleep(0.01)
+                made.compare("loaded", digest[:16], version)
                 begun = asyncio.Event()
                 prompt = rng.choice(PROMPTS)
                 group.create_task(made.generate(client, prompt, digest=digest, started=begun.set))
@@ -148,19 +162,19 @@ async def test_every_sequence_ends_on_the_weights_it_started_on(known: House) ->
         await made.running.until("retired_adapters", 0)
 
 
-def drop_at_once(registry: Registry, version: object) -> None:
-    """Lets go of retired weights whoever holds them."""
-    key = version.adapter.key  # type: ignore[attr-defined]
-    if not version.current and key in registry._versions:  # type: ignore[attr-defined]
-        del registry._versions[key]
-        registry._thread.submit(registry._adapters.unload, key)
+def drop_at_once(holdings: Holdings, held: Held) -> None:
+    """Lets go of retired weights whoever runs on them."""
+    key = held.adapter.key
+    if held.num_holds == 0 and key in holdings._versions:
+        del holdings._versions[key]
+        holdings._thread.submit(holdings._adapters.unload, key)
 
 
 @pytest.mark.parametrize("sabotage", ["pins are ignored", "versions share a key", "tenants share a key"])
 async def test_the_test_above_sees_the_fault(known: House, monkeypatch: pytest.MonkeyPatch, sabotage: str) -> None:
     async with house(known) as made:
         if sabotage == "pins are ignored":
-            monkeypatch.setattr(Registry, "_drop_if_free", drop_at_once)
+            monkeypatch.setattr(Holdings, "_drop_if_free", drop_at_once)
         elif sabotage == "versions share a key":
             monkeypatch.setattr(Adapter, "key", property(lambda adapter: f"{adapter.tenant}/{adapter.name}"))
         else:
@@ -176,12 +190,16 @@ async def test_a_load_that_fails_leaves_sequences_and_calls_alone(known: House) 
         begun = asyncio.Event()
         going = asyncio.create_task(made.generate(client, PROMPTS[0], digest=digest, started=begun.set))
         await begun.wait()
-        weights = made.files / "adapters" / "halden" / "answers" / "adapter_model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-1])
+        made.put("halden", 2)
+        place = made.files / "adapters" / "halden" / "answers" / "versions" / made.versions["halden"][2]
+        weights = place / "adapter_model.safetensors"
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[:-1])
         for _ in range(3):
             with pytest.raises(FailedPrecondition) as caught:
                 await client.load_adapter("answers")
-            assert caught.value.reason == "ADAPTER_REFUSED"
+            assert (caught.value.reason, caught.value.metadata["refusal"]) == ("ADAPTER_REFUSED", "TRUNCATED")
+        weights.write_bytes(whole)
         await made.generate(client, PROMPTS[1], digest=digest)
         await going
         assert (made.faults, made.num_checked) == ([], 2)
@@ -203,3 +221,58 @@ async def test_an_adapter_that_was_unloaded_serves_those_who_had_it_and_no_other
         await going
         assert (made.faults, made.num_checked) == ([], 1)
         await made.running.until("retired_adapters", 0)
+
+
+async def test_promotion_canary_and_roll_back_under_a_stream_of_calls_mix_and_fail_none(known: House) -> None:
+    async with house(known) as made, made.running.client("olga") as client:
+        first, second = made.versions["halden"][:2]
+        made.put("halden", 0, 1)
+        await client.load_adapter("answers")
+        ended, seen = asyncio.Event(), set[str]()
+
+        async def ask(principal: str, prompt: str, name: str) -> None:
+            async with made.running.client(principal) as caller:
+                while not ended.is_set():
+                    response = await caller.generate(endless(prompt, adapter=name, max_tokens=LENGTH))
+                    digest = response.finished.lineage.adapter_sha256
+                    seen.add(f"{name} {digest[:16]}")
+                    made.num_checked += 1
+                    if response.text != made.said[digest, prompt]:
+                        made.faults.append(f"{digest[:16]} said {response.text!r}")
+
+        async def change() -> None:
+            for _ in range(4):
+                await client.set_adapter_canary("answers", 0.5, version=second)
+                assert (await client.promote_adapter("answers")).adapter.version == second
+                assert (await client.roll_back_adapter("answers")).adapter.version == first
+            await client.set_adapter_canary("answers", 0.5, version=second)
+            await made.checked(made.num_checked + 24)
+            ended.set()
+
+        async with asyncio.timeout(300), asyncio.TaskGroup() as group:
+            for prompt in PROMPTS:
+                for name in ("answers", "answers", "answers@stable"):
+                    group.create_task(ask("alice", prompt, name))
+            group.create_task(change())
+        assert made.faults == []
+        assert {f"answers {first}", f"answers {second}", f"answers@stable {first}"} <= seen
+        await client.unload_adapter("answers")
+        await made.running.until("retired_adapters", 0)
+
+
+async def test_every_process_on_a_folder_follows_a_promotion(known: House) -> None:
+    settings = tiny(known.files, adapter_refresh_seconds=0.01)
+    async with house(known) as made, running(settings) as other, made.running.client("olga") as client:
+        made.put("halden", 0, 1)
+        await client.load_adapter("answers")
+        await client.promote_adapter("answers")
+        async with other.client("alice") as there:
+            for _ in range(6_000):
+                rows = [row async for row in there.list_adapters()]
+                if [row.version for row in rows] == [made.versions["halden"][1]]:
+                    break
+                await asyncio.sleep(0.005)
+            response = await there.generate(endless(PROMPTS[0], adapter="answers", max_tokens=LENGTH))
+            digest = response.finished.lineage.adapter_sha256
+            assert digest.startswith(made.versions["halden"][1])
+            assert response.text == made.said[digest, PROMPTS[0]]

@@ -243,7 +243,13 @@ async def test_a_role_is_needed(service: Running) -> None:
             with pytest.raises(PermissionDenied):
                 await call
     async with service.client("alice") as user:
-        for call in (user.load_adapter("answers"), user.unload_adapter("answers")):
+        for call in (
+            user.load_adapter("answers"),
+            user.unload_adapter("answers"),
+            user.promote_adapter("answers"),
+            user.roll_back_adapter("answers"),
+            user.set_adapter_canary("answers", 0),
+        ):
             with pytest.raises(PermissionDenied, match="operator"):
                 await call
 
@@ -438,7 +444,9 @@ async def test_every_declared_metric_is_told(files: Path) -> None:
         calls = [client.generate(endless(f"prompt {n}", max_tokens=150)) for n in range(24)]
         ended = await asyncio.gather(*calls, return_exceptions=True)
         assert any(isinstance(error, Overloaded) for error in ended)
-        await client.load_adapter("answers")
+        stable = (await client.load_adapter("answers")).adapter.version
+        await client.promote_adapter("answers", version=stable)
+        await client.generate(asking(adapter="answers"))
         await client.unload_adapter("answers")
         await busy.until("adapter_unloads_total", 1)
         told = {

@@ -176,6 +176,9 @@ async def test_the_rest_passes_through(prefix: str) -> None:
         Sample=generator.SampleResponse(num_clusters=3),
         LoadAdapter=generator.LoadAdapterResponse(replaced_sha256="ab"),
         UnloadAdapter=generator.UnloadAdapterResponse(),
+        PromoteAdapter=generator.PromoteAdapterResponse(previous_version="p"),
+        RollBackAdapter=generator.RollBackAdapterResponse(previous_version="r"),
+        SetAdapterCanary=generator.SetAdapterCanaryResponse(adapter=generator.Adapter(canary_share=0.5)),
         ListPolicies=router.ListPoliciesResponse(default_policy="cascade"),
         GetAuditRecords=audit.GetAuditRecordsResponse(records=[record]),
         VerifyAuditChain=audit.VerifyAuditChainResponse(chains=[chain]),
@@ -206,6 +209,9 @@ async def test_the_rest_passes_through(prefix: str) -> None:
         assert (await use(address, making, "sample", prompt, num_samples=4)).num_clusters == 3
         assert (await use(address, making, "load_adapter", "a")).replaced_sha256 == "ab"
         assert await use(address, making, "unload_adapter", "b") is None
+        assert (await use(address, making, "promote_adapter", "a", version="v")).previous_version == "p"
+        assert (await use(address, making, "roll_back_adapter", "a")).previous_version == "r"
+        assert (await use(address, making, "set_adapter_canary", "a", 0.5, version="v")).adapter.canary_share == 0.5
         assert (await use(address, asking, "list_policies")).default_policy == "cascade"
         assert await use(address, auditing, "get_records", "a1") == [record]
         assert await use(address, auditing, "verify") == [chain]
@@ -217,6 +223,9 @@ async def test_the_rest_passes_through(prefix: str) -> None:
     assert canned.asked["Sample"] == [generator.SampleRequest(request=prompt, num_samples=4)]
     assert canned.asked["LoadAdapter"] == [generator.LoadAdapterRequest(name="a")]
     assert canned.asked["UnloadAdapter"] == [generator.UnloadAdapterRequest(name="b")]
+    assert canned.asked["PromoteAdapter"] == [generator.PromoteAdapterRequest(name="a", version="v")]
+    assert canned.asked["RollBackAdapter"] == [generator.RollBackAdapterRequest(name="a")]
+    assert canned.asked["SetAdapterCanary"] == [generator.SetAdapterCanaryRequest(name="a", share=0.5, version="v")]
 
 
 async def test_leaving_a_stream_cancels_it() -> None:
