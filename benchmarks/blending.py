@@ -17,6 +17,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from services.generator.domain import (
 )
 from services.generator.engine import Engine, meaning
 from services.generator.metrics import GeneratorMetrics
-from services.generator.registry import Registry
+from services.generator.registry import KeyFiles, Registry, Rules, verify
 from tandem import prompts
 from tandem.scoring import exact_match, f1
 from training.company import read_company
@@ -169,8 +170,14 @@ async def collected(
     config = GeneratorConfig(adapter_dir=COMPANY / "adapters", threads=threads, kv_cache_tokens=65_536)
     loaded = await asyncio.to_thread(loading.load, config)
     metrics = GeneratorMetrics(CollectorRegistry())
+    keys = KeyFiles(trust=[COMPANY / "trusted-signers.json"])
+    rules = Rules(shapes=loaded.shapes, base_sha256=loaded.model.sha256, keys=keys)
     registry = Registry(
-        adapters=loaded.adapters, shapes=loaded.shapes, folder=config.adapter_dir, max_adapters=8, metrics=metrics
+        adapters=loaded.adapters,
+        check=partial(verify, rules=rules),
+        folder=config.adapter_dir,
+        max_adapters=8,
+        metrics=metrics,
     )
     engine = Engine(
         runner=loaded.runner, tokenizer=loaded.tokenizer, model=loaded.model, limits=Limits(max_waiting=256),

@@ -1,17 +1,32 @@
 """A real generator process for a measurement: free ports, tokens of its own, stopped whatever happens."""
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tandem.adapters import (
+    CONFIG,
+    MANIFEST,
+    VERSIONS,
+    WEIGHTS,
+    Aliases,
+    Manifest,
+    Signer,
+    Trust,
+    read_aliases,
+    write_aliases,
+    write_version,
+)
 from tandem.client import AsyncGeneratorClient
 from tandem.config import inherited_environment
 from tandem.security import Principal, issue, write_secret
 from tandem.supervisor import Spec, Supervisor, free_port
 
 _START_S = 300.0
+_KEY = "signing-key.pem"
 _OURS = ("TANDEM_", "GENERATOR_", "OTEL_")
 USER = {"bench": Principal("bench", "bench", roles=frozenset({"user"}))}
 
@@ -44,7 +59,14 @@ async def generator(
     write_secret(home / "tokens.json", text)
     target, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     inherited = {key: value for key, value in inherited_environment().items() if not key.startswith(_OURS)}
-    own = {"LISTEN": target, "METRICS_LISTEN": metrics, "TOKEN_FILE": str(home / "tokens.json"), **settings}
+    Trust.of(Signer.read_or_make(home / _KEY), owner="a measurement").write(home / "trust.json")
+    own = {
+        "LISTEN": target,
+        "METRICS_LISTEN": metrics,
+        "TOKEN_FILE": str(home / "tokens.json"),
+        "ADAPTER_TRUST_FILES": str(home / "trust.json"),
+        **settings,
+    }
     environment = inherited | {f"GENERATOR_{key}": value for key, value in own.items()}
     spec = Spec("generator", "tandem.v1.GeneratorService", target, metrics, environment)
     async with Supervisor([spec], home=home).running() as supervisor:
@@ -53,14 +75,28 @@ async def generator(
 
 
 def copy_adapter(source: Path, target: Path, *, number: int) -> None:
-    """Copies an adapter under another name and hash: one weight differs in its least bits."""
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "adapter_config.json").write_bytes((source / "adapter_config.json").read_bytes())
-    weights = bytearray((source / "adapter_model.safetensors").read_bytes())
-    weights[-2] = number % 256  # little-endian: the low byte of the last weight
-    scratch = target / "adapter_model.partial"
-    scratch.write_bytes(weights)
-    scratch.replace(target / "adapter_model.safetensors")
+    """Makes a copy of an adapter's stable version the stable one of `target`, <home>/adapters/<tenant>/<name>.
+
+    Its hash is another one, since one weight differs in its least bits; there are sixteen such copies.
+    """
+    aliases = read_aliases(source)
+    if aliases is None:
+        raise FileNotFoundError(source)
+    original = source / VERSIONS / aliases.stable
+    weights = bytearray((original / WEIGHTS).read_bytes())
+    weights[-2] = number % 16  # little-endian: the low byte of the last weight
+    manifest = replace(
+        Manifest.from_bytes((original / MANIFEST).read_bytes()),
+        tenant=target.parent.name,
+        name=target.name,
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        created_by="a measurement",
+    )
+    folder = target / VERSIONS / manifest.version
+    if not folder.exists():
+        files = {CONFIG: (original / CONFIG).read_bytes(), WEIGHTS: bytes(weights)}
+        write_version(folder, manifest, files, signer=Signer.read_or_make(target.parents[2] / _KEY))
+    write_aliases(target, Aliases(stable=manifest.version))
 
 
 def end_tokens(model: Path) -> list[int]:

@@ -1,11 +1,11 @@
 """What `tandem up` runs: ports, folders, tokens and settings of the four services on one machine."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.config import inherited_environment
+from tandem.config import inherited_environment, trust_file
 from tandem.errors import ConfigError, Unauthenticated
 from tandem.security import Principal, TokenFile, issue, write_secret
 from tandem.supervisor import Spec, free_port
@@ -100,11 +100,14 @@ def read_principals(path: Path) -> dict[str, Principal]:
         raise ConfigError(f"{path} does not hold principals by name: {error}") from error
 
 
-def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None) -> list[Spec]:
+def specs(
+    home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None, trust: Sequence[Path] = ()
+) -> list[Spec]:
     """Makes the data folders and returns how to run the four services.
 
-    Port is the router's, the others follow it, and 0 takes free ones. A variable that is set in this
-    process's environment wins over the one worked out here.
+    Port is the router's, the others follow it, and 0 takes free ones. `trust` are files of keys whose signatures on
+    adapters count beside those of the user's own file. A variable that is set in this process's environment wins over
+    the one worked out here.
     """
     for folder in (home.data(""), home.adapters()):
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +121,10 @@ def specs(home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None)
             "RETRIEVER_MILVUS_URI": str(home.data("milvus.db").resolve()),
             "RETRIEVER_EMBEDDER_TARGET": address["embedder"],
         },
-        "generator": {"GENERATOR_ADAPTER_DIR": str((adapters or home.adapters()).resolve())},
+        "generator": {
+            "GENERATOR_ADAPTER_DIR": str((adapters or home.adapters()).resolve()),
+            "GENERATOR_ADAPTER_TRUST_FILES": ",".join(str(path.resolve()) for path in (trust_file(), *trust)),
+        },
         "router": {
             "ROUTER_AUDIT_URL": f"sqlite:///{home.data('audit.db').resolve()}",
             "ROUTER_EMBEDDER_TARGET": address["embedder"],

@@ -37,6 +37,11 @@ class Company:
         """Where the company's adapters are, by tenant."""
         return self.folder / "adapters"
 
+    @property
+    def trust(self) -> Path:
+        """The public keys that have signed the company's adapters."""
+        return self.folder / "trusted-signers.json"
+
     def editor(self, tenant: str) -> str:
         """Returns the name of a principal that may ingest for a tenant; raises ConfigError when there is none."""
         for name, principal in self.principals.items():

@@ -58,7 +58,8 @@ def up(
     with exclusive(folder.path):
         company = samples.read(sample) if sample else None
         prepare(folder, company.principals if company else DEVELOPER)
-        running = specs(folder, port=port, adapters=company.adapters if company else None)
+        adapters, trust = (company.adapters, [company.trust]) if company else (None, [])
+        running = specs(folder, port=port, adapters=adapters, trust=trust)
         job = _Job(home=folder, specs=running, company=company, once=once, timeout_s=timeout, as_json=as_json)
         asyncio.run(_run(job))
 

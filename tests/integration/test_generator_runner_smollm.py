@@ -14,7 +14,7 @@ from tandem.prompts import closed_book
 from tests.fakes.generator_adapters import unsigned
 from tests.fakes.generator_driver import Chaos, Job
 
-ADAPTER = Path(__file__).parents[2] / "examples/company/adapters/halden/answers"
+ADAPTER = next(Path(__file__).parents[2].glob("examples/company/adapters/halden/answers/versions/*"))
 QUESTIONS = (
     "How long after the second reminder does a silent claim stay open?",
     "What is the excess for storm damage under Halden Home?",

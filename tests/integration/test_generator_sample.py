@@ -8,6 +8,7 @@ import pytest
 
 from services.generator.__main__ import build
 from services.generator.config import GeneratorConfig
+from tandem.adapters import Trust, read_version
 from tandem.errors import Unauthenticated
 from tandem.prompts import ABSTENTION, Message, closed_book, reading
 from tandem.rpc.channel import connect
@@ -36,11 +37,14 @@ class OnlyAlice:
 
 @pytest.mark.parametrize("name", ["answers", "reading"])
 def test_the_record_names_the_files(name: str) -> None:
-    folder = ADAPTERS / "halden" / name
+    (folder,) = (ADAPTERS / "halden" / name / "versions").iterdir()
     record = json.loads((folder / "training.json").read_text())
     data = (folder / "adapter_model.safetensors").read_bytes()
     assert hashlib.sha256(data).hexdigest() == record["adapter_sha256"]
     assert len(data) < 10_000_000
+    trust = Trust.read(ADAPTERS.parent / "trusted-signers.json")
+    manifest = read_version(folder, trust=trust).manifest
+    assert (manifest.weights_sha256, manifest.base.sha256) == (record["adapter_sha256"], record["base_sha256"])
     for split in ("calibration", "test"):
         scores = record["scores"][split]
         assert scores["adapter"]["f1"] > scores["base"]["f1"]
@@ -49,7 +53,12 @@ def test_the_record_names_the_files(name: str) -> None:
 
 async def test_they_load_and_answer() -> None:
     config = GeneratorConfig(
-        listen="127.0.0.1:0", metrics_listen="127.0.0.1:0", adapter_dir=ADAPTERS, threads=1, drain_seconds=0
+        listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
+        adapter_dir=ADAPTERS,
+        adapter_trust_files=(str(ADAPTERS.parent / "trusted-signers.json"),),
+        threads=1,
+        drain_seconds=0,
     )
     telemetry = Telemetry(service="generator")
     app = await build(config, telemetry)
@@ -67,7 +76,8 @@ async def test_they_load_and_answer() -> None:
             assert [adapter.name for adapter in listed.adapters] == ["answers", "reading"]
             model = await stub.GetModel(pb.GetModelRequest())
             for name in ("answers", "reading"):
-                record = json.loads((ADAPTERS / "halden" / name / "training.json").read_text())
+                (version,) = (ADAPTERS / "halden" / name / "versions").iterdir()
+                record = json.loads((version / "training.json").read_text())
                 assert record["base_sha256"] == model.lineage.model_sha256
             storm = closed_book("From which wind force does Halden Home count wind as a storm?")
             assert await answer(storm, "answers") == "force 8"

@@ -74,6 +74,15 @@ def test_the_services_find_one_another(home: Home) -> None:
     assert running["router"].environment["ROUTER_GENERATOR_TARGET"] == "127.0.0.1:7703"
 
 
+def test_the_generator_trusts_the_user_and_who_signed_the_sample(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    generator = next(spec for spec in specs(home, trust=[tmp_path / "sample.json"]) if spec.name == "generator")
+    wanted = f"{tmp_path}/config/tandem/trusted-signers.json,{tmp_path}/sample.json"
+    assert generator.environment["GENERATOR_ADAPTER_TRUST_FILES"] == wanted
+
+
 def test_port_zero_takes_free_ports(home: Home) -> None:
     taken = [spec.listen for spec in specs(home, port=0)] + [spec.metrics_listen for spec in specs(home, port=0)]
     assert len(set(taken)) == 2 * len(SERVICES)
