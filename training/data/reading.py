@@ -92,9 +92,11 @@ def _named(files: Sequence[tuple[Path, Path]]) -> list[Source]:
     sources: list[Source] = []
     taken: set[str] = set()
     for path, short in files:
-        name, number = short.as_posix(), 2
+        # A file's name may hold bytes that are no UTF-8; records must be able to write it down.
+        plain = short.as_posix().encode("utf-8", "backslashreplace").decode()
+        name, number = plain, 2
         while name in taken:
-            name, number = f"{short.as_posix()} ({number})", number + 1
+            name, number = f"{plain} ({number})", number + 1
         taken.add(name)
         sources.append(Source(path, name))
     return sources
@@ -162,7 +164,7 @@ def _json_rows(source: Source, content: bytes, limits: Limits) -> Iterator[RawRo
             yield Problem(source.name, number, f"is longer than {limits.max_line_bytes:,} bytes (max_line_bytes)")
         elif line.strip():
             text = _decode(source, number, line)
-            yield text if isinstance(text, Problem) else _json_row(source, number, text)
+            yield text if isinstance(text, Problem) else _json_row(source, number, text.strip())
 
 
 def _json_row(source: Source, number: int, text: str) -> RawRow | Problem:

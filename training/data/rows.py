@@ -23,9 +23,9 @@ _ALLOWED_CONTROLS = frozenset("\n\t")
 
 def _clean(text: str) -> str:
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
-    bad = next((c for c in text if unicodedata.category(c) == "Cc" and c not in _ALLOWED_CONTROLS), None)
+    bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in _ALLOWED_CONTROLS), None)
     if bad is not None:
-        raise ValueError(f"holds the control character U+{ord(bad):04X}")
+        raise ValueError(f"holds U+{ord(bad):04X}, which is no character of a text")
     return text
 
 
