@@ -148,6 +148,11 @@ def otlp_endpoint(environ: Mapping[str, str] | None = None) -> str:
     return (os.environ if environ is None else environ).get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
 
 
+def mlflow_tracking_uri(environ: Mapping[str, str] | None = None) -> str | None:
+    """Returns the experiment store of the standard variable MLFLOW_TRACKING_URI, or None for one in the run folder."""
+    return (os.environ if environ is None else environ).get("MLFLOW_TRACKING_URI") or None
+
+
 def cache_home(environ: Mapping[str, str] | None = None) -> Path:
     """Returns the folder for what can be made again: $XDG_CACHE_HOME/tandem, else ~/.cache/tandem."""
     base = (os.environ if environ is None else environ).get("XDG_CACHE_HOME", "")

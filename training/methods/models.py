@@ -18,7 +18,8 @@ token has position n.
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,30 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from training.methods.batches import Encoded
 from training.methods.plan import Method, MethodError
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps libraries from writing over a progress bar, and a deprecation within them from the user."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers 5.23 by an attribute's former name.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def check_base(folder: Path) -> Path:
@@ -146,7 +165,7 @@ def first_prefix(model: Any, examples: Sequence[Encoded]) -> None:
 
 
 @contextlib.contextmanager
-def computing(model: Any, method: Method) -> Any:
+def computing(model: Any, method: Method) -> Iterator[None]:
     """Computes in the method's precision: trained float32 weights are cast for each product."""
     device = torch.device(model.device).type
     with contextlib.ExitStack() as stack:

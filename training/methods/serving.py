@@ -1,6 +1,5 @@
 """Loads what a run made, to measure it as it will be served: from the files it wrote, not from memory."""
 
-import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -34,13 +33,12 @@ def load_trained(run: Run, *, device: str = "cpu", dtype: torch.dtype = torch.bf
     if not run.finished:
         raise MethodError(f"the run in {run.folder} has not finished; resume it")
     models.check_device(device)
-    if run.method.name == "full":
-        model = models.load_model(run.weights, dtype, device)
-        return Trained(model.eval(), models.load_tokenizer(run.weights), run)
-    base = models.check_base(run.base)
-    if models.base_sha256(base) != run.record["base"]["sha256"]:
-        raise MethodError(f"the base model in {base} is not the one that the run was trained on")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    with models.quietly():
+        if run.method.name == "full":
+            model = models.load_model(run.weights, dtype, device)
+            return Trained(model.eval(), models.load_tokenizer(run.weights), run)
+        base = models.check_base(run.base)
+        if models.base_sha256(base) != run.record["base"]["sha256"]:
+            raise MethodError(f"the base model in {base} is not the one that the run was trained on")
         model = PeftModel.from_pretrained(models.load_model(base, dtype, device), run.weights)
-    return Trained(model.eval(), models.load_tokenizer(base), run)
+        return Trained(model.eval(), models.load_tokenizer(base), run)

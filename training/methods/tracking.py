@@ -12,7 +12,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,8 +35,11 @@ class Tracker(Protocol):
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Takes the metrics of a step; never raises because a server is away."""
 
-    def finish(self, status: str, artefacts: Sequence[Path]) -> dict[str, Any]:
-        """Ends the run as "FINISHED", "FAILED" or "KILLED"; returns what run.json says about it."""
+    def finish(self, status: str, artefacts: Mapping[Path, str | None]) -> dict[str, Any]:
+        """Ends the run as "FINISHED", "FAILED" or "KILLED"; returns what run.json says about it.
+
+        Each artefact goes into the folder named with it, None being the run's own.
+        """
 
 
 class NoTracker:
@@ -45,7 +48,7 @@ class NoTracker:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Does nothing."""
 
-    def finish(self, status: str, artefacts: Sequence[Path]) -> dict[str, Any]:
+    def finish(self, status: str, artefacts: Mapping[Path, str | None]) -> dict[str, Any]:
         """Returns that nothing was tracked."""
         return {"uri": None}
 
@@ -70,15 +73,15 @@ class MlflowTracker:
         if time.monotonic() >= self._next:
             self._flush()
 
-    def finish(self, status: str, artefacts: Sequence[Path]) -> dict[str, Any]:
+    def finish(self, status: str, artefacts: Mapping[Path, str | None]) -> dict[str, Any]:
         """Sends what is left; returns where the run can be found, and whether all of it is there."""
         complete = self._flush() and self._send(lambda: self._close(status, artefacts))
         return {"uri": self._uri, "run_id": self.run_id, "complete": complete}
 
-    def _close(self, status: str, artefacts: Sequence[Path]) -> None:
-        for path in artefacts:
+    def _close(self, status: str, artefacts: Mapping[Path, str | None]) -> None:
+        for path, folder in artefacts.items():
             if path.stat().st_size <= _MAX_ARTEFACT:
-                self._client.log_artifact(self.run_id, str(path), None if path.parent.name == "" else path.parent.name)
+                self._client.log_artifact(self.run_id, str(path), folder)
         self._client.set_terminated(self.run_id, status=status)
 
     def _flush(self) -> bool:

@@ -5,14 +5,11 @@ import datetime
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from training.examples import Dataset
 from training.methods import models
@@ -152,7 +149,7 @@ class _Work:
         finally:
             meter.stop()
             journal.close()
-            tracked = self.tracker.finish(status, self._artefacts() if status == "FINISHED" else [])
+            tracked = self.tracker.finish(status, self._artefacts() if status == "FINISHED" else {})
             self.run.record["tracking"] |= tracked
             write_run(self.run)
         self.checkpoints.clear()
@@ -271,8 +268,11 @@ class _Work:
         )
         write_run(self.run)
 
-    def _artefacts(self) -> list[Path]:
-        return [self.run.folder / RUN, self.run.journal, *sorted(self.run.weights.iterdir())]
+    def _artefacts(self) -> dict[Path, str | None]:
+        """Returns the files for the tracking store, each with the folder that it belongs in there."""
+        weights = self.run.weights
+        found: dict[Path, str | None] = {self.run.folder / RUN: None, self.run.journal: None}
+        return found | dict.fromkeys(sorted(weights.iterdir()), weights.name)
 
 
 def _num_tokens(examples: list[Encoded], step: list[int], shared: int) -> int:
@@ -282,19 +282,11 @@ def _num_tokens(examples: list[Encoded], step: list[int], shared: int) -> int:
 
 @contextlib.contextmanager
 def _settled(threads: int) -> Iterator[None]:
-    """Fixes what results depend on, and quiets libraries that would write over a progress bar."""
-    before: dict[str, Any] = {"threads": torch.get_num_threads(), "level": transformers_logging.get_verbosity()}
+    """Computes with so many threads, on which the last bits of a result depend, and without others' output."""
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    transformers_logging.set_verbosity_error()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            # peft asks transformers 5.23 by an attribute's former name.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        with models.quietly():
             yield
     finally:
-        torch.set_num_threads(before["threads"])
-        transformers_logging.set_verbosity(before["level"])
-        if bars:
-            transformers_logging.enable_progress_bar()
+        torch.set_num_threads(before)

@@ -200,7 +200,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._on_progress(self.progress(state.global_step))
 
     def first(self, loss: float) -> None:
-        """Takes the validation loss before the first step, which is the base model's."""
+        """Takes the validation loss before the first step; raises MethodError where it is not a number."""
+        if not math.isfinite(loss):
+            raise MethodError("the loss is not a number before the first step: the base model's weights are damaged")
         self.standing.first_validation_loss = self.standing.validation_loss = loss
         self._tell(0, {"validation_loss": loss})
         self._on_progress(self.progress(0))
