@@ -90,6 +90,9 @@ def test_every_command_explains_itself_and_takes_json() -> None:
         "adapters list",
         "adapters load",
         "adapters unload",
+        "adapters canary",
+        "adapters promote",
+        "adapters rollback",
     ):
         result = runner.invoke(root.app, [*command.split(), "--help"])
         assert result.exit_code == 0
