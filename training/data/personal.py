@@ -88,7 +88,7 @@ def _is_card(found: str) -> bool:
     from stdnum import luhn
 
     digits = re.sub(r"\D", "", found)
-    return 13 <= len(digits) <= 19 and bool(luhn.is_valid(digits)) and len(set(digits)) > 2
+    return 13 <= len(digits) <= 19 and bool(luhn.is_valid(digits)) and len(set(digits)) > 1
 
 
 def _phones(text: str, regions: tuple[str, ...], taken: Spans) -> Iterator[str]:

@@ -4,6 +4,8 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 from tandem.scoring import normalise
 from training.data.rows import Row
@@ -85,11 +87,9 @@ def languages(
     """Returns the number of rows by language, and the rows of languages that are rare here.
 
     Rows that are short, or of which the identifier is not sure, count as "?". The model comes with its library
-    (py3langid, 97 languages) and is loaded here, since it takes a second.
+    (py3langid, 97 languages) and is loaded at the first call.
     """
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = _identifier()
     by_language: dict[str, list[Row]] = defaultdict(list)
     for number, row in enumerate(rows, 1):
         text = " ".join(" ".join(row.texts().values()).split())[:_MAX_LETTERS]
@@ -106,6 +106,13 @@ def languages(
         if name != "?" and len(found) < _SECOND_LANGUAGE * told
     }
     return counts, rare
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def label_counts(rows: Sequence[Row]) -> Mapping[str, int]:
