@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 _GRAM = 5
 _NUM_PERM = 128
-_SAME = 0.95
-"""Similarity from which a text is not put into the index again: its twin stands for it."""
 _MAX_CANDIDATES = 100
 _ESTIMATE_ERROR = 0.15
 """About four standard deviations of a similarity that 128 permutations estimate."""
@@ -62,7 +60,6 @@ def near_duplicates(
     for item, texts in enumerate(wordings):
         for _ in texts:
             for earlier in index.add(number, clusters):
-                clusters.join(earlier, item)
                 yield earlier, item
             number += 1
         if on_progress:
@@ -84,30 +81,36 @@ class _Index:
         self._grams = lru_cache(maxsize=4096)(lambda number: _grams(texts[number][1]))
 
     def add(self, number: int, clusters: Union) -> list[int]:
-        """Adds a text and returns the items that it nearly repeats, as far as they are not yet joined with its own."""
+        """Adds a text, joins its item with those that it nearly repeats, and returns these, one of each cluster."""
         item = self._texts[number][0]
         sketch = self._empty.copy()
         sketch.update_batch(self._grams(number))
         self._sketches[number] = sketch.hashvalues
         near: list[int] = []
-        for found in self._candidates(number, self._buckets.query(sketch)):
+        for found, estimate in self._candidates(number, self._buckets.query(sketch)):
             owner = self._texts[found][0]
+            joined = clusters.find(owner) == clusters.find(item)
+            if joined and estimate < 1:
+                continue
             score = _jaccard(self._grams(found), self._grams(number))
-            if owner != item and score >= self._threshold and clusters.find(owner) != clusters.find(item):
+            if not joined and score >= self._threshold:
+                clusters.join(owner, item)
                 near.append(owner)
-            if score >= _SAME:
-                return near
+            if score == 1:
+                return near  # Its twin is in the index already, and stands for it.
         self._buckets.insert(number, sketch)
         return near
 
-    def _candidates(self, number: int, found: Sequence[int]) -> list[int]:
-        """Returns the likeliest, by the estimate of their sketches: rows from one template would be too many pairs."""
+    def _candidates(self, number: int, found: Sequence[int]) -> list[tuple[int, float]]:
+        """Returns the likeliest with their estimates: of rows from one template there would be too many pairs."""
         if not found:
             return []
         numbers = np.array(sorted(found))
         estimates = (self._sketches[numbers] == self._sketches[number]).mean(axis=1)
         order = np.argsort(-estimates, kind="stable")[:_MAX_CANDIDATES]
-        return [int(numbers[i]) for i in order if estimates[i] >= self._threshold - _ESTIMATE_ERROR]
+        return [
+            (int(numbers[i]), float(estimates[i])) for i in order if estimates[i] >= self._threshold - _ESTIMATE_ERROR
+        ]
 
 
 def _grams(text: str) -> NDArray[np.uint32]:

@@ -181,6 +181,15 @@ def test_pairs_are_true_and_equal_texts_are_found(words: list[str], threshold: f
         assert parents[one] == parents[texts.index(text)]
 
 
+def test_what_is_like_a_copy_of_the_first_is_found_too() -> None:
+    words = [f"word{n}" for n in range(100)]
+    first, second = " ".join(words), " ".join([*words[:-4], "a", "few", "other", "ones"])
+    third = " ".join([*words[4:-4], "a", "few", "other", "ones"])
+    assert 0.9 < similarity(first, second) < 1
+    assert similarity(first, third) < 0.9 < similarity(second, third)
+    assert list(near_duplicates([(first,), (second,), (third,), (first,)], threshold=0.9)) == [(0, 1), (1, 2), (0, 3)]
+
+
 def test_a_long_text_with_one_change_is_found_by_any_of_its_wordings() -> None:
     text = " ".join(f"clause {n} says that theft is covered" for n in range(60))
     pairs = near_duplicates([("short", text), ("other",), (text.replace("clause 30", "clause thirty"),)], threshold=0.8)

@@ -1,5 +1,6 @@
 """Users' files: what is read, what is refused by file and line, and that nothing is half-imported."""
 
+import csv
 import gzip
 import json
 import os
@@ -184,7 +185,9 @@ def test_what_is_too_much_is_refused(tmp_path: Path, limit: str, value: int) -> 
 
 def test_a_large_field_of_csv_is_refused_and_the_next_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text(f"question,answer\na,{'b' * 50}\n")
+    before = csv.field_size_limit()
     assert "line 2: is not valid CSV: field larger" in refused(tmp_path / "x.csv", limits=Limits(max_line_bytes=40))
+    assert csv.field_size_limit() == before
     assert len(take(tmp_path / "x.csv")) == 1
 
 
