@@ -154,9 +154,15 @@ class Trust:
                 keys |= cls.read(path).keys
         return cls(keys)
 
+    def with_key(self, public: bytes, *, owner: str, tenants: tuple[str, ...] = ()) -> "Trust":
+        """Returns this trust and that in a raw public key beside it; raises ConfigError for what is none."""
+        if len(public) != 32:
+            raise ConfigError("a public key of Ed25519 has 32 bytes")
+        return Trust({**self.keys, key_id_of(public): TrustedKey(public=public, owner=owner, tenants=tenants)})
+
     def with_signer(self, signer: Signer, *, owner: str, tenants: tuple[str, ...] = ()) -> "Trust":
-        """Returns this trust and the signer's beside it."""
-        return Trust({**self.keys, signer.key_id: TrustedKey(public=signer.public, owner=owner, tenants=tenants)})
+        """Returns this trust and that in a signer beside it."""
+        return self.with_key(signer.public, owner=owner, tenants=tenants)
 
     def write(self, path: Path) -> None:
         """Writes the trust file in one step; raises OSError."""
@@ -217,7 +223,7 @@ class Keyring:
     @classmethod
     def generate(cls) -> "Keyring":
         """Draws one new key."""
-        return cls.of(Cipher(secrets.token_bytes(32)))
+        return cls().with_new()
 
     @classmethod
     def read(cls, path: Path) -> "Keyring":
@@ -247,6 +253,11 @@ class Keyring:
         if self.current not in self.ciphers:
             raise ConfigError("the keyring has no current key")
         return self.ciphers[self.current]
+
+    def with_new(self) -> "Keyring":
+        """Returns this keyring with a new current key; the others go on opening what they encrypted."""
+        made = Cipher(secrets.token_bytes(32))
+        return Keyring({made.key_id: made, **self.ciphers}, made.key_id)
 
     def write(self, path: Path) -> None:
         """Writes the keyring, readable by its owner only; raises OSError."""

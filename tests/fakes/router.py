@@ -176,7 +176,9 @@ class FakeGenerator:
                 raise sequence.late_error
             name = adapter if sequence.lineage_adapter is None else sequence.lineage_adapter
             yield Generated(
-                lineage=Lineage("tiny", "ab" * 32, name, "cd" * 32 if name else ""),
+                lineage=Lineage("tiny", "ab" * 32, name, "cd" * 32, "ef" * 8, "AES-256-GCM", "01" * 8)
+                if name
+                else Lineage("tiny", "ab" * 32),
                 usage=Usage(len(messages[-1].content), len(sequence.text.split())),
                 mean_logprob=sequence.mean_logprob,
             )

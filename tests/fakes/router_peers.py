@@ -107,6 +107,9 @@ class _Generator(GeneratorServiceServicer):
                     model_sha256=event.lineage.model_sha256,
                     adapter=event.lineage.adapter,
                     adapter_sha256=event.lineage.adapter_sha256,
+                    signer_key_id=event.lineage.signer_key_id,
+                    cipher=event.lineage.cipher,
+                    cipher_key_id=event.lineage.cipher_key_id,
                 )
                 usage = common_pb2.Usage(input_tokens=event.usage.input_tokens, output_tokens=event.usage.output_tokens)
                 yield response(

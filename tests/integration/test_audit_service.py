@@ -61,6 +61,9 @@ async def test_an_answer_has_its_two_records(tmp_path: Path):
         payload = json.loads(closed.payload_json)
         assert payload["answer"] == answer.text
         assert payload["lineage"]["adapter"] == answer.lineage.adapter
+        keys = ("signer_key_id", "cipher", "cipher_key_id")
+        assert [payload["lineage"][key] for key in keys] == [getattr(answer.lineage, key) for key in keys]
+        assert answer.lineage.cipher == ("AES-256-GCM" if answer.lineage.adapter else "")
         assert payload["citations"][0]["quote"] == answer.citations[0].quote
         assert [step["reason"] for step in payload["steps"]] == [step.reason for step in answer.decision.steps]
         (report,) = (await stub.VerifyAuditChain(audit.VerifyAuditChainRequest())).chains
