@@ -138,7 +138,7 @@ class Registry:
         else:
             self._put_out.add(key)
             gone = self._names.drop(key)
-        log.info("adapter unloaded", extra=_about(gone))
+        log.info("adapter unloaded", extra={"adapter": _full(gone), "version": gone.version})
         return gone
 
     async def promote(self, name: str, *, tenant: str, version: str = "") -> Replaced:
@@ -273,12 +273,23 @@ class Registry:
             self._metrics.adapters_refused.inc()
             log.warning("adapter refused: %s", error, extra={"adapter": "/".join(key)})
 
-    def _tell(self, kind: str, replaced: Replaced) -> None:
-        about = _about(replaced.adapter)
-        log.info("adapter %s", kind.replace("_", " "), extra=about)
+    def _tell(self, change: str, replaced: Replaced) -> None:
+        adapter = replaced.adapter
+        log.info(
+            "adapter serves",
+            extra={
+                "adapter": _full(adapter),
+                "change": change,
+                "version": adapter.version,
+                "sha256": adapter.sha256,
+                "signer_key_id": adapter.signer_key_id,
+                "cipher": adapter.cipher,
+            },
+        )
         for left_out in (version for version in replaced.shown.versions if version.refusal):
             self._metrics.adapters_refused.inc()
-            log.warning("version %s refused: %s", left_out.version, left_out.refusal, extra=about)
+            about = (_full(adapter), left_out.version)
+            log.warning("version refused: %s", left_out.refusal, extra={"adapter": about[0], "version": about[1]})
 
     async def _apart(self, work: Coroutine[Any, Any, Replaced]) -> Replaced:
         """Runs a change to its end even if its caller leaves."""
@@ -288,11 +299,5 @@ class Registry:
         return await asyncio.shield(task)
 
 
-def _about(adapter: Adapter) -> dict[str, str]:
-    return {
-        "adapter": f"{adapter.tenant}/{adapter.name}",
-        "version": adapter.version,
-        "sha256": adapter.sha256,
-        "signer_key_id": adapter.signer_key_id,
-        "cipher": adapter.cipher,
-    }
+def _full(adapter: Adapter) -> str:
+    return f"{adapter.tenant}/{adapter.name}"
