@@ -27,6 +27,7 @@ RUNTIME_VARIABLES = {"GOMP_SPINCOUNT"}
 OPERATOR_SECRETS = {
     "tandem-tokens": {"tokens.json"},
     "tandem-credentials": {"router.token", "retriever.token"},
+    "tandem-adapter-keys": {"trusted-signers.json", "keyring.json"},
 }
 KUSTOMIZATIONS = [K8S / "base", *sorted(path.parent for path in K8S.glob("overlays/*/kustomization.yaml"))]
 Manifest = dict[str, Any]
