@@ -66,10 +66,14 @@ class Method:
         choices=("bf16", "fp32"),
     )
     evaluate_steps: int = setting(
-        0, help="steps between losses on the validation split; 0 for ten in a run", minimum=0, maximum=1_000_000
+        0,
+        help="steps between losses on the validation split; 0 for ten in a run, or fewer where they would take "
+        "more than a fifth of it",
+        minimum=0,
+        maximum=1_000_000,
     )
     max_validation: int = setting(
-        500, help="most validation examples to measure the loss on, evenly drawn", minimum=1, maximum=1_000_000
+        200, help="most validation examples to measure the loss on, evenly drawn", minimum=1, maximum=1_000_000
     )
     patience: int = setting(
         3, help="stop after so many losses in a row without a new best; 0 never stops early", minimum=0, maximum=1000

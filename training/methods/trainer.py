@@ -28,7 +28,7 @@ STANDING = "standing.json"
 
 def arguments(method: Method, *, folder: Path, num_steps: int, device: str) -> Any:
     """Returns the Trainer's arguments; when to log, measure, save and stop is left to the Watch."""
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(folder),
         use_cpu=device == "cpu",
         max_steps=num_steps,
@@ -48,6 +48,9 @@ def arguments(method: Method, *, folder: Path, num_steps: int, device: str) -> A
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+    if made.n_gpu > 1:
+        made._n_gpu = 1  # the first alone: the Trainer would split batches that were cut for one
+    return made
 
 
 class TandemTrainer(Trainer):  # type: ignore[misc]

@@ -13,7 +13,7 @@ import torch
 
 from training.examples import Dataset
 from training.methods import models
-from training.methods.batches import Encoded, encode_all, evenly, schedule, shared_prefix
+from training.methods.batches import Encoded, by_length, encode_all, evenly, schedule, shared_prefix
 from training.methods.checkpoints import Checkpoints
 from training.methods.energy import Energy, Meter
 from training.methods.plan import Method, MethodError
@@ -100,7 +100,7 @@ def _open(out: Path, dataset: Dataset, *, base: Path, method: Method, device: st
         check_same(run, given)
         return run
     made = {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": _now(),
         "code_version": code_version(),
         "versions": versions(),
         "hardware": hardware(device),
@@ -128,6 +128,9 @@ class _Work:
         self.standing = Standing()
         if self.start is not None:
             self.standing = Standing.read(self.checkpoints.at(self.start) / STANDING)
+        if self.start is not None:
+            resumed = {"at": _now(), "from_step": self.start, "code_version": code_version(), "versions": versions()}
+            run.record.setdefault("resumed", []).append(resumed)
         self.tracker = self._track(tracking, experiment)
 
     def do(self, on_progress: Callable[[Progress], None]) -> Outcome:
@@ -188,16 +191,15 @@ class _Work:
         model = models.prepare(self.run.base, self.method, self.device)
         if self.method.name == "prefix" and self.start is None:
             models.first_prefix(model, self.train)
-        shared = shared_prefix(self.train)
         watch = Watch(
             self.method,
-            tokens=[_num_tokens(self.train, step, shared) for step in self.steps],
+            tokens=_num_tokens(self.train, self.steps),
             standing=self.standing,
             journal=journal,
             listener=self.tracker,
             on_progress=on_progress,
             energy=lambda: meter.read().kwh,
-            has_validation=bool(self.validation),
+            validation_tokens=sum(_num_tokens(self.validation, by_length(self.validation, self.method))),
         )
         self.run.record["num_weights"] = models.num_trained(model)
         args = arguments(self.method, folder=self.checkpoints.folder, num_steps=len(self.steps), device=self.device)
@@ -275,9 +277,14 @@ class _Work:
         return found | dict.fromkeys(sorted(weights.iterdir()), weights.name)
 
 
-def _num_tokens(examples: list[Encoded], step: list[int], shared: int) -> int:
-    """Returns the tokens of a batch that are computed, padding not counted."""
-    return sum(examples[index].num_tokens for index in step) - shared * (len(step) - 1)
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _num_tokens(examples: list[Encoded], batches: list[list[int]]) -> list[int]:
+    """Returns the tokens of each batch that are computed, padding not counted."""
+    shared = shared_prefix(examples) if examples else 0
+    return [sum(examples[index].num_tokens for index in batch) - shared * (len(batch) - 1) for batch in batches]
 
 
 @contextlib.contextmanager

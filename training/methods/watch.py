@@ -44,6 +44,7 @@ class Standing:
     validation_loss: float | None = None
     best_loss: float | None = None
     best_step: int | None = None
+    num_evaluations: int = 0
     num_worse: int = 0
     energy_kwh: float = 0.0
     stopped: str | None = None
@@ -113,6 +114,16 @@ class Clock:
         return self.before_s + time.monotonic() - self.started
 
 
+def num_evaluations(training_tokens: int, validation_tokens: int) -> int:
+    """Returns how often to measure the validation split: ten times, or less often where that would cost a fifth.
+
+    A token without a backward pass costs a third of one with it.
+    """
+    if not validation_tokens:
+        return 0
+    return max(2, min(10, int(0.2 * training_tokens / (validation_tokens / 3))))
+
+
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Decides after each step what happens next. Nothing it decides depends on the clock, but for limits in minutes."""
 
@@ -126,7 +137,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         listener: Listener,
         on_progress: Callable[[Progress], None],
         energy: Callable[[], float],
-        has_validation: bool,
+        validation_tokens: int,
     ) -> None:
         self.standing = standing
         self._method = method
@@ -136,7 +147,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._listener = listener
         self._on_progress = on_progress
         self._energy, self._energy_before = energy, standing.energy_kwh
-        self._every = (method.evaluate_steps or math.ceil(len(tokens) / 10)) if has_validation else 0
+        self._evaluations = num_evaluations(sum(tokens), validation_tokens)
         self._clock = Clock(before_s=standing.elapsed_s)
         self._session_tokens = 0
         self._saved = time.monotonic()
@@ -180,7 +191,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         over = self.standing.stopped is not None
         control.should_log = True
         control.should_training_stop = over
-        control.should_evaluate = bool(self._every) and (over or step % self._every == 0)
+        control.should_evaluate = self._evaluations > 0 and (over or self._weighable(step))
         control.should_save = over or self._due(step)
         self._on_progress(self.progress(step))
 
@@ -188,6 +199,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         """Weighs a loss on the validation split: a new best is saved, too many without one end the run."""
         loss, standing = metrics["eval_loss"], self.standing
         standing.validation_loss = loss
+        standing.num_evaluations += 1
         if standing.best_loss is None or loss < standing.best_loss:
             standing.best_loss, standing.best_step, standing.num_worse = loss, state.global_step, 0
             control.should_save = True
@@ -231,6 +243,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             elapsed_s=elapsed,
             remaining_s=elapsed * (1 - share) / share if share else None,
         )
+
+    def _weighable(self, step: int) -> bool:
+        if self._method.evaluate_steps:
+            return step % self._method.evaluate_steps == 0
+        return math.floor(self.share(step) * self._evaluations) > self.standing.num_evaluations
 
     def _due(self, step: int) -> bool:
         steps, minutes = self._method.checkpoint_steps, self._method.checkpoint_minutes

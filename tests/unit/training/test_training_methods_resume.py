@@ -60,6 +60,7 @@ def test_a_killed_run_ends_as_the_uninterrupted_one_does(inputs: Path, name: str
     chosen = method(name, checkpoint_steps=3)
     resumed = run(inputs, inputs / "run", chosen, resume=True)
     assert resumed.resumed_from == last
+    assert [row["from_step"] for row in resumed.run.record["resumed"]] == [last]
     same(resumed, run(inputs, inputs / "whole", chosen))
 
 

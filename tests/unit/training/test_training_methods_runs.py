@@ -107,6 +107,17 @@ def test_a_run_without_progress_stops_early_and_keeps_its_best(inputs: Path) -> 
     assert loss_of(trained.model, inputs) == pytest.approx(result["validation_loss"], rel=0.1)
 
 
+@pytest.mark.parametrize(("num_validation", "evaluations"), [(2, 10), (12, 2)])
+def test_the_validation_split_is_measured_as_often_as_it_is_cheap(
+    tmp_path: Path, num_validation: int, evaluations: int
+) -> None:
+    write_inputs(tmp_path, num_validation=num_validation)
+    done = run(tmp_path, tmp_path / "run", method(epochs=4, max_batch_rows=1, evaluate_steps=0, patience=0))
+    steps = [row["step"] for row in Journal.read(done.run.journal) if "validation_loss" in row]
+    assert len(steps) == 1 + evaluations
+    assert (steps[0], steps[-1]) == (0, 48)
+
+
 def test_patience_of_none_and_the_last_weights_where_they_are_wanted(inputs: Path) -> None:
     wild = method(epochs=4, learning_rate=0.5, warmup_steps=0, evaluate_steps=1, patience=0, keep="last")
     result = run(inputs, inputs / "run", wild).run.result
