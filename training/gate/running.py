@@ -107,6 +107,7 @@ class _Run:
         forgetting = self._perplexity["fine-tuned"] / self._perplexity["base"]
         verdict = decide(
             metric=metric,
+            num_questions=len(tests),
             gains=gains,
             required=required,
             forgetting=forgetting if math.isfinite(forgetting) else math.inf,

@@ -15,6 +15,8 @@ class GateSettings:
     """The interval of the gain over what is in use must lie above this; in the metric's unit, 0 to 1."""
     max_forgetting: float = 1.25
     """Most that the perplexity on general text may grow, as a ratio to the base model's."""
+    min_questions: int = 20
+    """Fewest test questions that a verdict may rest on: of a handful no interval says much."""
     max_questions: int = 300
     """Most questions of the test split, drawn evenly by the seed; 0 for all."""
     max_prompt_trials: int = 40
@@ -28,8 +30,8 @@ class GateSettings:
             raise ConfigError(f"the margin is {self.margin:g}; it is from 0 to below 1 (0.05 is five points)")
         if not 1 <= self.max_forgetting <= 100:
             raise ConfigError(f"max_forgetting is {self.max_forgetting:g}; it is a ratio from 1 to 100")
-        if self.max_questions < 0 or self.max_prompt_trials < 1:
-            raise ConfigError("max_questions is 0 or more, max_prompt_trials 1 or more")
+        if min(self.max_questions, self.min_questions) < 0 or self.max_prompt_trials < 1:
+            raise ConfigError("max_questions and min_questions are 0 or more, max_prompt_trials 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Verdict:
 def decide(
     *,
     metric: str,
+    num_questions: int,
     gains: Mapping[str, Interval],
     required: Sequence[str],
     forgetting: float,
@@ -55,6 +58,10 @@ def decide(
     """
     faults: list[str] = []
     merits: list[str] = []
+    if num_questions < settings.min_questions:
+        faults.append(
+            f"{num_questions} test questions are too few to tell; at least {settings.min_questions} are asked"
+        )
     for place, name in enumerate(required):
         gain, needed = gains[name], settings.margin if place == 0 else 0.0
         told = f"{metric} {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over {name}"

@@ -153,9 +153,10 @@ def test_what_is_not_better_or_forgot_is_rejected_with_its_reason(
 
 def test_the_margin_is_about_the_lower_end_of_the_interval() -> None:
     gains = {"base": Interval(0.2, 0.06, 0.3), "echo": Interval(0.1, 0.01, 0.2)}
-    ask = {"metric": "f1", "gains": gains, "required": ["base", "echo"], "forgetting": 1.0}
+    ask = {"metric": "f1", "num_questions": 20, "gains": gains, "required": ["base", "echo"], "forgetting": 1.0}
     assert decide(settings=GateSettings(margin=0.05), **ask).accepted  # type: ignore[arg-type]
     assert not decide(settings=GateSettings(margin=0.06), **ask).accepted  # type: ignore[arg-type]
+    assert not decide(settings=GateSettings(min_questions=21), **ask).accepted  # type: ignore[arg-type]
     gains["echo"] = Interval(0.1, 0.0, 0.2)
     assert not decide(settings=GateSettings(), **ask).accepted  # type: ignore[arg-type]
 
@@ -189,7 +190,7 @@ def test_style_is_judged_by_likeness_and_by_a_classifier(tmp_path: Path) -> None
     def chatty(messages: Sequence[Message]) -> str:
         return f"hey there!!! so about {messages[-1].content}... we will see, ok?"
 
-    rows = [Written(id=str(n), group=str(n), prompt=f"number {n}", text=letter(n), kind="letter") for n in range(40)]
+    rows = [Written(id=str(n), group=str(n), prompt=f"number {n}", text=letter(n), kind="letter") for n in range(50)]
     splits = style.build({"train": rows[:20], "validation": rows[20:30], "test": rows[30:]})
     data = write_dataset(tmp_path / "data", splits, recipe="style", seed=1, inputs={})
     found = evaluate(

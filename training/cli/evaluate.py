@@ -1,0 +1,156 @@
+"""`tandem train evaluate`: a run against the base model and the adapter in use."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from training.cli.options import (
+    AsJson,
+    ByThread,
+    Device,
+    Keys,
+    Margin,
+    MaxForgetting,
+    MaxQuestions,
+    MinQuestions,
+    Name,
+    NoIncumbent,
+    Registry,
+    Seed,
+    Tenant,
+    Threads,
+    Trust,
+)
+from training.cli.output import REJECTED, Bars, console, print_json, tell_verdict, telling, told_arms
+from training.cli.run import SOURCE
+
+if TYPE_CHECKING:
+    from training.gate import Evaluation, GateSettings
+
+RunFolder = Annotated[Path, typer.Argument(help="Folder that `tandem train run` wrote.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Is which adapter of which registry, and which keys open it."""
+
+    registry: Path | None = None
+    tenant: str = ""
+    name: str = ""
+    trust: tuple[Path, ...] = ()
+    keys: Path | None = None
+    no_incumbent: bool = False
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    run: RunFolder,
+    registry: Registry = None,
+    tenant: Tenant = "",
+    name: Name = "",
+    trust: Trust = None,
+    keys: Keys = None,
+    no_incumbent: NoIncumbent = False,
+    margin: Margin = 0.0,
+    max_forgetting: MaxForgetting = 1.25,
+    min_questions: MinQuestions = 20,
+    max_questions: MaxQuestions = 300,
+    by_thread: ByThread = False,
+    seed: Seed = 17,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Dataset folder, where it was moved since.", show_default=False)
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Base model folder, where it was moved since.", show_default=False)
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the test questions of all arms and decide: accepted, or rejected with reasons (exit status 3).
+
+    Arms are the base model with its best prompt (chosen on the validation split), the candidate, and the adapter in
+    use where --name and --tenant name one; without and with passages where the dataset has both. Accepted is who is
+    better than each of them beyond the paired bootstrap interval, and forgot no more than --max-forgetting.
+    """
+    with telling(as_json=as_json):
+        from training.gate import GateSettings
+
+        settings = GateSettings(
+            margin=margin,
+            max_forgetting=max_forgetting,
+            min_questions=min_questions,
+            max_questions=max_questions,
+            threads=by_thread,
+            seed=seed,
+        )
+        where = Where(
+            registry=registry,
+            tenant=tenant,
+            name=name,
+            trust=tuple(trust or ()),
+            keys=keys,
+            no_incumbent=no_incumbent,
+        )
+        found = do(run, where, settings, dataset=dataset, base=base, device=device, threads=threads, as_json=as_json)
+    if not found.verdict.accepted:
+        raise typer.Exit(REJECTED)
+
+
+def do(
+    folder: Path,
+    where: Where,
+    settings: "GateSettings",
+    *,
+    dataset: Path | None = None,
+    base: Path | None = None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> "Evaluation":
+    """Evaluates, writes evaluation.json, answers.jsonl and the report, and tells the arms and the verdict."""
+    from training.cli.keys import incumbent_of
+    from training.evaluating import evaluate_run
+    from training.methods import read_run
+    from training.report import write_report
+
+    run = read_run(folder)
+    incumbent = incumbent_of(where, default_tenant=run.record["dataset"]["config"].get("tenant", ""))
+    with Bars() as bars:
+        evaluation, data = evaluate_run(
+            run,
+            dataset=dataset or _source(folder),
+            base=base,
+            incumbent=incumbent,
+            waived=where.no_incumbent,
+            settings=settings,
+            device=device,
+            threads=threads,
+            on_progress=bars.update,
+        )
+    page = write_report(run, evaluation, data)
+    if as_json:
+        print_json({"run": str(folder), "report": str(page), **evaluation.to_json()})
+        return evaluation
+    console.print(told_arms(evaluation))
+    for note in evaluation.notes:
+        console.print(f"  {note}", markup=False, soft_wrap=True)
+    tell_verdict(evaluation)
+    console.print(f"report {page}; next: tandem train register {folder}", markup=False, soft_wrap=True)
+    return evaluation
+
+
+def _source(folder: Path) -> Path:
+    from training.gate import EvaluationInvalid
+
+    try:
+        return Path(json.loads((folder / SOURCE).read_text(encoding="utf-8"))["dataset"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise EvaluationInvalid(f"{folder} does not say where its dataset lies; name it with --dataset") from None
