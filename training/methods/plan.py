@@ -9,7 +9,7 @@ from typing import Any
 from tandem.config import setting
 
 METHODS = ("lora", "prefix", "full")
-_LEARNING_RATES = {"lora": 2e-3, "prefix": 5e-3, "full": 5e-5}
+_LEARNING_RATES = {"lora": 2e-3, "prefix": 3e-2, "full": 5e-5}
 
 
 class MethodError(ValueError):
@@ -39,7 +39,7 @@ class Method:
         maximum=10_080,
     )
     learning_rate: float = setting(
-        0.0, help="highest learning rate; 0 takes the method's own: 2e-3, 5e-3, 5e-5", minimum=0, maximum=1
+        0.0, help="highest learning rate; 0 takes the method's own: 2e-3, 3e-2, 5e-5", minimum=0, maximum=1
     )
     final_learning_rate_share: float = setting(
         0.05, help="share of the learning rate that is left at the end of its cosine", minimum=0, maximum=1
