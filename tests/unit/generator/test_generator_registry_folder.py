@@ -77,6 +77,25 @@ async def test_what_is_unloaded_while_it_is_followed_stays_out(tmp_path: Path) -
         assert await bench.settled() == []
 
 
+async def test_an_unload_in_the_middle_of_a_load_leaves_the_loaded_versions_held(tmp_path: Path) -> None:
+    gate = threading.Semaphore(1)
+    place(tmp_path, fill=1)
+    async with opened(tmp_path, gate=gate) as bench:
+        old = bench.got()
+        (new,) = bench.versions(2)
+        bench.alias(old, new, 0.5)
+        bench.memory.entered.clear()
+        loading = asyncio.create_task(bench.registry.load("answers", tenant="halden"))
+        await asyncio.to_thread(bench.memory.entered.wait, 30)  # the stable one is held already, the candidate comes
+        bench.registry.unload("answers", tenant="halden")
+        gate.release()
+        await loading
+        assert len(await bench.settled()) == 2
+        assert (bench.got("answers@stable"), bench.got("answers@candidate")) == (old, new)
+        bench.registry.unload("answers", tenant="halden")
+        assert await bench.settled() == []
+
+
 async def test_a_change_that_fails_a_check_is_told_once_and_the_version_before_serves(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
