@@ -3,8 +3,9 @@
 from training.methods.plan import METHODS, Method, MethodError
 from training.methods.record import Run, read_run
 from training.methods.serving import load_trained
-from training.methods.training import Outcome, train
+from training.methods.training import train
 from training.methods.watch import Journal, Progress
+from training.methods.work import Outcome
 
 __all__ = [
     "METHODS",

@@ -1,5 +1,6 @@
 """Says what a run was made with: code, libraries and machine."""
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -10,6 +11,11 @@ from typing import Any
 import torch
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy")
+
+
+def now() -> str:
+    """Returns the time as RFC 3339 in UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def code_version() -> str:

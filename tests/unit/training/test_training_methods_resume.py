@@ -129,9 +129,10 @@ def test_a_checkpoint_that_cannot_be_read_is_named(inputs: Path) -> None:
     with falls_after(5) as wishes:
         run(inputs, inputs / "run", method(), **wishes)
     (place,) = (inputs / "run/checkpoints").glob("step-*")
-    (place / "trained.safetensors").write_bytes(b"\x00" * 20)
-    with pytest.raises(MethodError, match=rf"{place.name} cannot be read .* remove it"):
-        run(inputs, inputs / "run", method(), resume=True)
+    for name in ("trained.safetensors", "standing.json"):
+        (place / name).write_bytes(b"\x00" * 20)
+        with pytest.raises(MethodError, match=rf"{place.name} cannot be read .* remove it"):
+            run(inputs, inputs / "run", method(), resume=True)
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:

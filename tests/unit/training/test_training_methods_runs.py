@@ -146,6 +146,15 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, num_validation: i
     assert not (tmp_path / "run/adapter").exists()
 
 
+def test_too_little_memory_is_said_with_what_helps(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("training.methods.trainer.summed_loss", full)
+    with pytest.raises(MethodError, match="lower max_batch_tokens"):
+        run(inputs, inputs / "run", method())
+
+
 def test_a_finished_folder_is_not_trained_over_and_what_came_out_is_returned_again(inputs: Path) -> None:
     first = run(inputs, inputs / "run", method())
     with pytest.raises(MethodError, match="resume it, or name another"):
