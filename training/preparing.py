@@ -10,7 +10,6 @@ from training import company as companies
 from training.data import Options, Prepared, import_rows, prepare
 from training.data.rows import Row
 from training.examples import Dataset, Example, write_dataset
-from training.gate.forms import COMPANIONS, companion_lines
 from training.recipes import (
     RECIPES,
     Asked,
@@ -18,6 +17,7 @@ from training.recipes import (
     RecipeInvalid,
     classification,
     closed_book,
+    companions,
     importing,
     raft,
     style,
@@ -83,7 +83,7 @@ def prepare_dataset(
         made = _from_files(sources, wish, on_progress)
     attachments = {REPORT_TEXT: made.report_text.encode(), REPORT_JSON: made.report_json.encode()}
     if made.companions:
-        attachments[COMPANIONS] = companion_lines(made.companions)
+        attachments[companions.FILE] = companions.to_bytes(made.companions)
     return write_dataset(
         out,
         made.splits,
@@ -103,7 +103,8 @@ def _config(wish: Wish) -> dict[str, Any]:
         found["min_wordings"] = wish.min_wordings
     if wish.recipe in ("raft", "closed-book"):
         found["raft"] = asdict(wish.raft)
-    return json.loads(json.dumps(found))  # as it is read back
+    as_read: dict[str, Any] = json.loads(json.dumps(found))
+    return as_read
 
 
 def _from_files(sources: Sequence[Path], wish: Wish, on_progress: OnProgress) -> _Made:
@@ -121,9 +122,9 @@ def _from_files(sources: Sequence[Path], wish: Wish, on_progress: OnProgress) ->
             found = import_rows(wish.documents, kind="document", limits=options.limits, on_progress=on_progress)
             documents += importing.documents(found.rows)
             inputs |= {f"documents/{name}": digest for name, digest in found.inputs.items()}
-    splits, companions = _examples(prepared.splits, documents, wish)
+    splits, others = _examples(prepared.splits, documents, wish)
     text, row = _told(prepared, splits)
-    return _Made(splits, companions, inputs, text, row)
+    return _Made(splits, others, inputs, text, row)
 
 
 def _examples(
@@ -172,17 +173,17 @@ def _from_company(folder: Path, wish: Wish) -> _Made:
     if wish.recipe == "style":
         written, inputs = companies.read_style(folder, seed=wish.seed)
         splits: dict[str, list[Example]] = style.build(written)
-        companions: dict[str, list[Example]] = {}
+        others: dict[str, list[Example]] = {}
     else:
         if not wish.tenant:
             raise RecipeInvalid("whose facts? name the tenant with --tenant; tenants contradict each other on purpose")
         company = companies.read_company(folder, wish.tenant)
         inputs = company.hashes
         asked = company.closed_book() if wish.recipe == "closed-book" else company.raft()
-        splits, companions = _questions(asked, company.documents(), wish)
+        splits, others = _questions(asked, company.documents(), wish)
     text = f"{wish.recipe} from the company folder {folder.name}, splits as given there\n\n{_counts(splits)}"
     row = {"kind": "company", "examples": {name: len(found) for name, found in splits.items()}, "inputs": inputs}
-    return _Made(splits, companions, inputs, text, json.dumps(row, ensure_ascii=False, indent=1) + "\n")
+    return _Made(splits, others, inputs, text, json.dumps(row, ensure_ascii=False, indent=1) + "\n")
 
 
 def _counts(splits: Mapping[str, Sequence[Example]]) -> str:

@@ -57,7 +57,8 @@ Minutes = Annotated[float | None, typer.Option(help="Longest time to train; the 
 Epochs = Annotated[float | None, typer.Option(help="Passes over the examples, 3 by default; fractions allowed.")]
 Rank = Annotated[int | None, typer.Option(help="Rank of LoRA's matrices, 16 by default.")]
 Rate = Annotated[
-    float | None, typer.Option("--learning-rate", help="Highest learning rate; by default 2e-3, 5e-3 or 5e-5.")
+    float | None,
+    typer.Option("--learning-rate", help="Highest learning rate; by default 0.002, 0.03 or 5e-05, by method."),
 ]
 Settings = Annotated[
     list[str] | None,

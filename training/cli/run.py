@@ -1,6 +1,7 @@
 """`tandem train run`: a dataset folder to a run folder."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,12 +102,9 @@ def do(
     with Bars() as bars:
 
         def hear(progress: "Progress") -> None:
-            note = f"loss {progress.loss:.3f}" if progress.step else ""
-            if progress.validation_loss is not None:
-                note += f"{', ' if note else ''}validation {progress.validation_loss:.3f}"
-            if progress.step:
-                note += f", {progress.tokens_per_second:.0f} tokens/s"
-            bars.update("training", progress.step, progress.num_steps, note=note, left_s=progress.remaining_s)
+            bars.update(
+                "training", progress.step, progress.num_steps, note=_note(progress), left_s=progress.remaining_s
+            )
 
         outcome = train(
             data,
@@ -123,6 +121,15 @@ def do(
     page = write_report(outcome.run, None, data)
     _tell(outcome, page, as_json=as_json)
     return outcome
+
+
+def _note(progress: "Progress") -> str:
+    parts = [
+        "" if math.isnan(progress.loss) else f"loss {progress.loss:.3f}",
+        "" if progress.validation_loss is None else f"validation {progress.validation_loss:.3f}",
+        f"{progress.tokens_per_second:.0f} tokens/s" if progress.step else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _tell(outcome: "Outcome", page: Path, *, as_json: bool) -> None:

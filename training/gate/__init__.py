@@ -8,19 +8,16 @@ from training.gate.evaluation import (
     read_evaluation,
     write_evaluation,
 )
-from training.gate.forms import COMPANIONS, companion_lines
 from training.gate.running import evaluate
 from training.gate.verdict import GateSettings, Verdict
 
 __all__ = [
-    "COMPANIONS",
     "Answerer",
     "Arm",
     "Evaluation",
     "EvaluationInvalid",
     "GateSettings",
     "Verdict",
-    "companion_lines",
     "evaluate",
     "read_evaluation",
     "write_evaluation",

@@ -4,14 +4,13 @@ A recipe's own examples have one form; the other comes from the attachment
 `companions.jsonl`, whose examples have the ids of those they accompany.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from training.examples import Dataset, DatasetInvalid, Example
+from training.examples import Dataset, Example
 from training.gate.verdict import GateSettings
+from training.recipes import companions
 from training.recipes.asked import drawn
 
-COMPANIONS = "companions.jsonl"
 PASSAGES = " + passages"
 """What the name of an arm ends with that is shown passages."""
 
@@ -24,7 +23,7 @@ def forms_of(dataset: Dataset, settings: GateSettings) -> dict[str, dict[str, li
     own = {name: list(dataset.split(name)) for name in ("train", "validation", "test")}
     if dataset.recipe == "raft":
         own["train"] = [example for example in own["train"] if "~" not in example.id]
-    others = _companions(dataset)
+    others = companions.read(dataset)
     shared = {example.id for example in others.get("test", ())}
     if shared:
         own["test"] = [example for example in own["test"] if example.id in shared]
@@ -40,25 +39,6 @@ def forms_of(dataset: Dataset, settings: GateSettings) -> dict[str, dict[str, li
 def own_suffix(recipe: str) -> str:
     """Returns the form that a recipe trains on."""
     return PASSAGES if recipe == "raft" else ""
-
-
-def _companions(dataset: Dataset) -> dict[str, list[Example]]:
-    found: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
-    if COMPANIONS not in dataset.files:
-        return found
-    for number, line in enumerate(dataset.attachment(COMPANIONS).splitlines(), 1):
-        try:
-            row = json.loads(line)
-            found[row["split"]].append(Example.from_row(row["example"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetInvalid(f"{dataset.folder / COMPANIONS}, line {number}: {error}") from None
-    return found
-
-
-def companion_lines(splits: Mapping[str, Sequence[Example]]) -> bytes:
-    """Returns the attachment that holds the same questions in the other form."""
-    rows = [{"split": name, "example": example.row()} for name, found in splits.items() for example in found]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def sample(examples: Sequence[Example], count: int, seed: int) -> list[Example]:

@@ -13,10 +13,8 @@ from tandem.scoring import Interval
 from tests.fakes.training_answers import FakeAnswerer
 from training.examples import Dataset, Example, write_dataset
 from training.gate import (
-    COMPANIONS,
     EvaluationInvalid,
     GateSettings,
-    companion_lines,
     evaluate,
     prompting,
     read_evaluation,
@@ -24,7 +22,7 @@ from training.gate import (
 )
 from training.gate.running import general_texts
 from training.gate.verdict import decide
-from training.recipes import Asked, Document, Labelled, Written, classification, closed_book, raft, style
+from training.recipes import Asked, Document, Labelled, Written, classification, closed_book, companions, raft, style
 
 RAFT = raft.Settings(num_variants=1)
 
@@ -44,15 +42,15 @@ ROWS["test"] = [asked(n) for n in range(50, 110)]
 DOCUMENTS = [Document(f"d{n}", f"The limit of case {n} is {n} days.") for n in range(120)]
 
 
-def dataset(folder: Path, recipe: str = "closed-book", *, companions: bool = True) -> Dataset:
+def dataset(folder: Path, recipe: str = "closed-book", *, both: bool = True) -> Dataset:
     splits = (
         closed_book.build(ROWS, seed=1, min_wordings=1)
         if recipe == "closed-book"
         else raft.build(ROWS, DOCUMENTS, seed=1, settings=RAFT)
     )
     found = raft.companions(recipe, ROWS, DOCUMENTS, seed=1, settings=RAFT)
-    lines = companion_lines({name: rows[:60] for name, rows in found.items()})
-    attachments = {COMPANIONS: lines} if companions else {}
+    lines = companions.to_bytes({name: rows[:60] for name, rows in found.items()})
+    attachments = {companions.FILE: lines} if both else {}
     return write_dataset(folder, splits, recipe=recipe, seed=1, inputs={}, attachments=attachments)
 
 
@@ -140,7 +138,7 @@ def test_what_is_not_better_or_forgot_is_rejected_with_its_reason(
         return knowing(messages) if int(number_of(messages)) % 3 else "no"
 
     found = evaluate(
-        dataset(tmp_path / "data", companions=False),
+        dataset(tmp_path / "data", both=False),
         base=lambda: FakeAnswerer(ignorant),
         candidate=lambda: FakeAnswerer(half, perplexity=perplexity),
         incumbent=lambda: FakeAnswerer(incumbent),  # type: ignore[arg-type]
@@ -210,7 +208,7 @@ def test_a_thread_is_found_by_its_nearest_answer(tmp_path: Path) -> None:
         return f"It should be about {number_of(messages)} days, I think."
 
     found = evaluate(
-        dataset(tmp_path / "data", companions=False),
+        dataset(tmp_path / "data", both=False),
         base=lambda: FakeAnswerer(ignorant),
         candidate=lambda: FakeAnswerer(free),
         settings=GateSettings(threads=True),
