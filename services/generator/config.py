@@ -75,9 +75,9 @@ class GeneratorConfig(ServerConfig):
         minimum=64,
         maximum=16_777_216,
         help="Positions that the cache of keys and values holds for running sequences and shared prefixes together "
-        "(23 kB each for the bundled model in bf16; on a CPU up to half as much again for copies of running sequences). "
-        "A single sequence longer than this is refused; when it runs out, "
-        "the sequence that was started last gives way and is continued later.",
+        "(23 kB each for the bundled model in bf16; on a CPU up to half as much again for copies that decoding reads). "
+        "A single sequence longer than this is refused; when it runs out, the sequence that was started last gives way "
+        "and is continued later.",
     )
     kv_block_tokens: int = setting(
         16,

@@ -143,56 +143,61 @@ def _queries(tokens: int, keys: int, *, heads: int, dtype: torch.dtype) -> int:
     return min(tokens, _MAX_QUERIES, max(_ROUND, room // _ROUND * _ROUND))
 
 
-def attend(q: Tensor, kv: Tensor, *, pool: KVPool, layer: int, plan: Sequence[Group | LaneGroup]) -> Tensor:
-    """Returns the attention's output (T, kv_heads * repeats * head_dim).
+def attend(q: Tensor, kv: Tensor, *, pool: KVPool, layer: int, plan: Sequence[Group | LaneGroup], out: Tensor) -> None:
+    """Writes the attention's output into out (T, kv_heads * repeats * head_dim).
 
-    q is (T, kv_heads, repeats, head_dim), scaled already; kv (T, 2 * kv_heads,
-    head_dim) has been stored in the pool.
+    q is (T, kv_heads, repeats, head_dim), in fp32, turned and scaled already;
+    kv (T, 2 * kv_heads, head_dim) has been stored in the pool.
     """
-    parts = [
-        _attend_lanes(q[group.rows], kv[group.rows], layer, group)
-        if isinstance(group, LaneGroup)
-        else _attend(q[group.rows], pool, layer, group)
-        for group in plan
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    for group in plan:
+        rows = out[group.rows].view(-1, *q.shape[1:])
+        if isinstance(group, LaneGroup):
+            _attend_lanes(q[group.rows], kv[group.rows], layer, group, rows)
+        elif group.count == 1 and group.tokens > 1:
+            _attend_chunk(q[group.rows], pool, layer, group, rows)
+        else:
+            _attend_works(q[group.rows], pool, layer, group, rows)
 
 
-def _attend_lanes(q: Tensor, kv: Tensor, layer: int, group: LaneGroup) -> Tensor:
+def _attend_lanes(q: Tensor, kv: Tensor, layer: int, group: LaneGroup, out: Tensor) -> None:
     group.slab.store(layer, group.places, kv)
     keys, values = group.slab.read(layer)
     count, kv_heads, repeats, dim = q.shape
-    scores = torch.baddbmm(group.mask, q.reshape(count * kv_heads, repeats, dim), keys.transpose(1, 2))
-    return torch.bmm(scores.softmax(dim=-1), values).view(count, -1)
+    queries = q.to(keys.dtype).reshape(count * kv_heads, repeats, dim)
+    scores = torch.baddbmm(group.mask, queries, keys.transpose(1, 2))
+    out.copy_(torch.bmm(scores.softmax(dim=-1), values).view(count, kv_heads, repeats, dim))
 
 
-def _attend(q: Tensor, pool: KVPool, layer: int, group: Group) -> Tensor:
+def _attend_works(q: Tensor, pool: KVPool, layer: int, group: Group, out: Tensor) -> None:
     keys, values = pool.read(layer, group.table)
-    if group.count == 1 and group.tokens > 1:
-        return _chunk(q, keys, values, group)
     _, kv_heads, repeats, dim = q.shape
     count, tokens = group.count, group.tokens
     # The query heads of one KV head stand as further queries.
-    folded = q.view(count, tokens, kv_heads, repeats, dim).permute(2, 0, 3, 1, 4)
+    order = (2, 0, 3, 1, 4)
+    queries = _cast(q.view(count, tokens, kv_heads, repeats, dim).permute(order), pool.dtype)
     keys, values = keys.view(kv_heads * count, -1, dim), values.view(kv_heads * count, -1, dim)
-    folded = folded.reshape(kv_heads * count, repeats * tokens, dim)
-    scores = torch.baddbmm(group.mask, folded, keys.transpose(1, 2))
-    out = torch.bmm(scores.softmax(dim=-1), values).view(kv_heads, count, repeats, tokens, dim)
-    return out.permute(1, 3, 0, 2, 4).reshape(count * tokens, -1)
+    scores = torch.baddbmm(group.mask, queries.view(kv_heads * count, repeats * tokens, dim), keys.transpose(1, 2))
+    found = torch.bmm(scores.softmax(dim=-1), values).view(kv_heads, count, repeats, tokens, dim)
+    out.view(count, tokens, kv_heads, repeats, dim).permute(order).copy_(found)
 
 
-def _chunk(q: Tensor, keys: Tensor, values: Tensor, group: Group) -> Tensor:
-    """Computes one long work, some queries at a time; keys and values are (kv_heads, L, head_dim)."""
+def _attend_chunk(q: Tensor, pool: KVPool, layer: int, group: Group, out: Tensor) -> None:
+    """Computes one long work, some queries at a time."""
+    keys, values = pool.read(layer, group.table)
     _, kv_heads, repeats, dim = q.shape
-    outs = []
+    order = (1, 2, 0, 3)
     for first in range(0, group.tokens, len(group.mask)):
-        part = q[first : first + len(group.mask)]
-        rows, seen = len(part), group.start + first
+        part = slice(first, min(first + len(group.mask), group.tokens))
+        rows, seen = part.stop - first, group.start + first
         length = min(keys.shape[1], -(-(seen + rows) // _ROUND) * _ROUND)
-        folded = part.permute(1, 2, 0, 3).reshape(kv_heads, repeats * rows, dim)
-        scores = torch.bmm(folded, keys[:, :length].transpose(1, 2)).view(kv_heads, repeats, rows, length)
+        queries = _cast(q[part].permute(order), pool.dtype).view(kv_heads, repeats * rows, dim)
+        scores = torch.bmm(queries, keys[:, :length].transpose(1, 2)).view(kv_heads, repeats, rows, length)
         scores[..., seen:].add_(group.mask[:rows, : length - seen])
         shares = scores.softmax(dim=-1).view(kv_heads, repeats * rows, length)
-        out = torch.bmm(shares, values[:, :length]).view(kv_heads, repeats, rows, dim)
-        outs.append(out.permute(2, 0, 1, 3).reshape(rows, -1))
-    return outs[0] if len(outs) == 1 else torch.cat(outs)
+        found = torch.bmm(shares, values[:, :length]).view(kv_heads, repeats, rows, dim)
+        out[part].permute(order).copy_(found)
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns x in one piece and in another number format, at the cost of one copy."""
+    return torch.empty(x.shape, dtype=dtype, device=x.device).copy_(x)

@@ -19,7 +19,7 @@ from services.generator.backend.kv import KVPool
 from services.generator.domain import Work
 
 _LENGTHS = (128, 256, 384, 512, 768, 1024)
-"""Lengths of lanes; longer ones are multiples of the last. Lanes are read to their ends: parts would be copied first."""
+"""Lengths of lanes; longer ones are multiples of the last. All are read to their ends: parts would be copied first."""
 
 
 def capacity_for(length: int) -> int:

@@ -105,9 +105,8 @@ class Llama:
         for number, layer in enumerate(self._layers):
             h = self._normed(x, layer.input_norm)
             qkv = _linear(layer, "qkv", h, number, additions)
-            attended = self._attend(qkv[:rows], layer, number, turns, plan, pool)
-            if spare:
-                attended = functional.pad(attended, (0, 0, 0, spare))
+            attended = h.new_zeros(len(h), self.shape.heads * self.shape.head_dim)
+            self._attend(qkv[:rows], layer, number, turns, plan, pool, out=attended[:rows])
             x.add_(_linear(layer, "o", attended, number, additions))
             h = self._normed(x, layer.post_norm)
             gate, up = _linear(layer, "gate_up", h, number, additions).chunk(2, dim=-1)
@@ -130,21 +129,20 @@ class Llama:
         normed: Tensor = (x * scale).mul_(weight)
         return normed.to(self.dtype)
 
-    def _attend(self, qkv: Tensor, layer: _Layer, number: int, turns: Tensor, plan: Plan, pool: KVPool) -> Tensor:
+    def _attend(
+        self, qkv: Tensor, layer: _Layer, number: int, turns: Tensor, plan: Plan, pool: KVPool, *, out: Tensor
+    ) -> None:
         s = self.shape
         heads = qkv.view(-1, s.heads + 2 * s.kv_heads, s.head_dim)
-        turned = heads[:, : s.heads + s.kv_heads]
+        turned = heads[:, : s.heads + s.kv_heads].float()  # the same memory where it is fp32 already
         if layer.qk_norm is not None:
-            turned.copy_(functional.rms_norm(turned, (s.head_dim,), None, s.eps).mul_(layer.qk_norm))
-        wide = turned.float()  # the same memory where it is fp32 already
-        torch.view_as_complex(wide.view(*wide.shape[:2], -1, 2)).mul_(turns)
-        if wide.dtype != turned.dtype:
-            turned.copy_(wide)
-        heads = heads.to(pool.dtype)
-        kv = heads[:, s.heads :]
+            turned = functional.rms_norm(turned, (s.head_dim,), None, s.eps).mul_(layer.qk_norm)
+        torch.view_as_complex(turned.view(*turned.shape[:2], -1, 2)).mul_(turns)
+        heads[:, s.heads : s.heads + s.kv_heads].copy_(turned[:, s.heads :])
+        kv = heads[:, s.heads :].to(pool.dtype)
         pool.store(number, plan.slots, kv)
-        q = heads[:, : s.heads].view(-1, s.kv_heads, s.repeats, s.head_dim)
-        return attention.attend(q, kv, pool=pool, layer=number, plan=plan.groups).to(self.dtype)
+        q = turned[:, : s.heads].view(-1, s.kv_heads, s.repeats, s.head_dim)
+        attention.attend(q, kv, pool=pool, layer=number, plan=plan.groups, out=out)
 
     def _layer(self, checkpoint: Checkpoint, number: int) -> _Layer:
         s, prefix = self.shape, f"model.layers.{number}"
@@ -172,7 +170,7 @@ class Llama:
     def _qk_norm(self, checkpoint: Checkpoint, prefix: str) -> Tensor:
         s, order = self.shape, rotary_order(self.shape)
         q, k = (checkpoint.take(f"{prefix}.self_attn.{name}_norm.weight", s.head_dim)[order] for name in "qk")
-        return torch.cat([q.expand(s.heads, -1), k.expand(s.kv_heads, -1)]).to(self.device, self.dtype)
+        return torch.cat([q.expand(s.heads, -1), k.expand(s.kv_heads, -1)]).to(self.device, torch.float32)
 
     def _reordered(self, name: str, weight: Tensor) -> Tensor:
         return reorder_rotary(weight, self._order) if name in ("self_attn.q_proj", "self_attn.k_proj") else weight

@@ -75,7 +75,8 @@ def test_every_position_attends_to_those_before_it(shapes: list[tuple[int, int]]
     total = sum(tokens for tokens, _ in shapes)
     q = torch.randn(total, KV_HEADS, HEADS // KV_HEADS, DIM, generator=torch.Generator().manual_seed(1))
     kv = made.read(1, torch.arange(1))[0].new_zeros(total, 2 * KV_HEADS, DIM)  # only lanes take it
-    found = attention.attend(q, kv, pool=made, layer=1, plan=planned(works, made))
+    found = torch.empty(total, HEADS * DIM)
+    attention.attend(q, kv, pool=made, layer=1, plan=planned(works, made), out=found)
     ordered = [works[i] for i in attention.order(works, BLOCK)]
     row = 0
     for one in ordered:
