@@ -111,7 +111,8 @@ class GeneratorConfig(ServerConfig):
         unit="sequences",
         minimum=1,
         maximum=100_000,
-        help="Sequences that may wait to be started; beyond it calls are refused with RESOURCE_EXHAUSTED.",
+        help="Sequences that may wait to be started; beyond it calls are refused with RESOURCE_EXHAUSTED. The last "
+        "quarter is kept for tenants of whom none waits yet.",
     )
 
     def __post_init__(self) -> None:
