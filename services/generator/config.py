@@ -94,8 +94,9 @@ class GeneratorConfig(ServerConfig):
         minimum=64,
         maximum=16_777_216,
         help="Positions that the cache of keys and values holds for running sequences and shared prefixes together "
-        "(23 kB each for the bundled model in bf16). A single sequence longer than this is refused; when it runs out, "
-        "the sequence that was started last gives way and is continued later.",
+        "(23 kB each for the bundled model in bf16; on a CPU up to half as much again for copies that decoding reads). "
+        "A single sequence longer than this is refused; when it runs out, the sequence that was started last gives way "
+        "and is continued later.",
     )
     kv_block_tokens: int = setting(
         16,
@@ -129,7 +130,8 @@ class GeneratorConfig(ServerConfig):
         unit="sequences",
         minimum=1,
         maximum=100_000,
-        help="Sequences that may wait to be started; beyond it calls are refused with RESOURCE_EXHAUSTED.",
+        help="Sequences that may wait to be started; beyond it calls are refused with RESOURCE_EXHAUSTED. The last "
+        "quarter is kept for tenants of whom none waits yet.",
     )
 
     def __post_init__(self) -> None:

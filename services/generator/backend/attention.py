@@ -10,13 +10,14 @@ heads of one KV head share a product, and a chunk's queries do not look at
 what comes after them (docs/log.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from services.generator.backend.kv import KVPool
+from services.generator.backend.lanes import Slab
 from services.generator.domain import Work
 
 _ALONE = 48
@@ -48,9 +49,22 @@ class Group:
     """Positions before a single chunk."""
 
 
-def order(works: Sequence[Work], block_size: int) -> list[int]:
-    """Returns the indices of the works in the order in which `groups` wants their tokens."""
-    return sorted(range(len(works)), key=lambda i: (len(works[i].tokens), num_blocks(works[i], block_size)))
+@dataclass(frozen=True, eq=False)
+class LaneGroup:
+    """Is the share of decoding works that have lanes in one slab, in the order of their lanes."""
+
+    rows: slice
+    slab: Slab
+    places: Tensor
+    """Where the slab stores the step's keys and values."""
+    mask: Tensor
+    """Added to the scores: (lanes * kv_heads, 1, positions)."""
+
+
+def order(works: Sequence[Work], block_size: int, *, without: Collection[int] = ()) -> list[int]:
+    """Returns the indices of the works, but for those that have lanes, in the order in which `groups` wants them."""
+    rest = set(range(len(works))).difference(without)
+    return sorted(rest, key=lambda i: (len(works[i].tokens), num_blocks(works[i], block_size)))
 
 
 def num_blocks(work: Work, block_size: int) -> int:
@@ -58,22 +72,37 @@ def num_blocks(work: Work, block_size: int) -> int:
     return -(-(work.start + len(work.tokens)) // block_size)
 
 
-def groups(works: Sequence[Work], pool: KVPool, *, device: torch.device, heads: int, kv_heads: int) -> list[Group]:
-    """Returns the groups of works that are in order."""
+def groups(works: Sequence[Work], slabs: Sequence[Slab], pool: KVPool, *, heads: int) -> list[Group | LaneGroup]:
+    """Returns the groups of works: first those in the lanes of the slabs, then the others, which are in order."""
+    found: list[Group | LaneGroup] = []
+    row = 0
+    for slab in slabs:
+        found.append(_lane_group(slab, pool, row))
+        row = found[-1].rows.stop
+    for batch in _batches(works[row:], pool.block_size):
+        found.append(_group(batch, pool, row, heads=heads))
+        row = found[-1].rows.stop
+    return found
+
+
+def _lane_group(slab: Slab, pool: KVPool, first_row: int) -> LaneGroup:
+    lengths = torch.tensor([length for _, length in slab.lanes])
+    hidden = torch.arange(slab.capacity) >= lengths.unsqueeze(1)
+    mask = _as_mask(hidden, pool.dtype).repeat_interleave(pool.kv_heads, dim=0).unsqueeze(1)
+    return LaneGroup(slice(first_row, first_row + len(lengths)), slab, slab.places(), mask)
+
+
+def _batches(works: Sequence[Work], block_size: int) -> list[list[Work]]:
     batches: list[list[Work]] = []
     total = 0
     for work in works:
-        size = num_blocks(work, pool.block_size)
-        if not batches or not _fits(work, batches[-1], size=size, total=total, slack=_SLACK // pool.block_size):
+        size = num_blocks(work, block_size)
+        if not batches or not _fits(work, batches[-1], size=size, total=total, slack=_SLACK // block_size):
             batches.append([])
             total = 0
         batches[-1].append(work)
         total += size
-    found: list[Group] = []
-    for batch in batches:
-        first_row = found[-1].rows.stop if found else 0
-        found.append(_group(batch, pool, first_row, device=device, heads=heads, kv_heads=kv_heads))
-    return found
+    return batches
 
 
 def _fits(work: Work, batch: Sequence[Work], *, size: int, total: int, slack: int) -> bool:
@@ -83,10 +112,8 @@ def _fits(work: Work, batch: Sequence[Work], *, size: int, total: int, slack: in
     return alike and (len(batch) + 1) * size <= _WASTE * (total + size) + slack
 
 
-def _group(
-    batch: Sequence[Work], pool: KVPool, first_row: int, *, device: torch.device, heads: int, kv_heads: int
-) -> Group:
-    count, tokens, start = len(batch), len(batch[0].tokens), batch[0].start
+def _group(batch: Sequence[Work], pool: KVPool, first_row: int, *, heads: int) -> Group:
+    count, tokens, start, device = len(batch), len(batch[0].tokens), batch[0].start, pool.device
     rows = slice(first_row, first_row + count * tokens)
     width = max(num_blocks(work, pool.block_size) for work in batch)
     table: list[int] = []
@@ -102,8 +129,8 @@ def _group(
     starts = torch.tensor([work.start for work in batch], device=device)
     last = starts.view(count, 1, 1) + torch.arange(tokens, device=device).view(1, tokens, 1)
     hidden = torch.arange(width * pool.block_size, device=device) > last
-    repeats = 1 if tokens == 1 else heads // kv_heads
-    return Group(rows, count, tokens, blocks, _as_mask(hidden.repeat(kv_heads, repeats, 1), pool.dtype), start)
+    repeats = 1 if tokens == 1 else heads // pool.kv_heads
+    return Group(rows, count, tokens, blocks, _as_mask(hidden.repeat(pool.kv_heads, repeats, 1), pool.dtype), start)
 
 
 def _as_mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -116,43 +143,61 @@ def _queries(tokens: int, keys: int, *, heads: int, dtype: torch.dtype) -> int:
     return min(tokens, _MAX_QUERIES, max(_ROUND, room // _ROUND * _ROUND))
 
 
-def attend(q: Tensor, *, pool: KVPool, layer: int, plan: Sequence[Group]) -> Tensor:
-    """Returns the attention's output (T, kv_heads * repeats * head_dim).
+def attend(q: Tensor, kv: Tensor, *, pool: KVPool, layer: int, plan: Sequence[Group | LaneGroup], out: Tensor) -> None:
+    """Writes the attention's output into out (T, kv_heads * repeats * head_dim).
 
-    q is (T, kv_heads, repeats, head_dim), scaled already; the step's own keys
-    and values have been stored.
+    q is (T, kv_heads, repeats, head_dim), in fp32, turned and scaled already;
+    kv (T, 2 * kv_heads, head_dim) has been stored in the pool.
     """
-    parts = [_attend(q[group.rows], pool, layer, group) for group in plan]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    for group in plan:
+        rows = out[group.rows].view(-1, *q.shape[1:])
+        if isinstance(group, LaneGroup):
+            _attend_lanes(q[group.rows], kv[group.rows], layer, group, rows)
+        elif group.count == 1 and group.tokens > 1:
+            _attend_chunk(q[group.rows], pool, layer, group, rows)
+        else:
+            _attend_works(q[group.rows], pool, layer, group, rows)
 
 
-def _attend(q: Tensor, pool: KVPool, layer: int, group: Group) -> Tensor:
+def _attend_lanes(q: Tensor, kv: Tensor, layer: int, group: LaneGroup, out: Tensor) -> None:
+    group.slab.store(layer, group.places, kv)
+    keys, values = group.slab.read(layer)
+    count, kv_heads, repeats, dim = q.shape
+    queries = q.to(keys.dtype).reshape(count * kv_heads, repeats, dim)
+    scores = torch.baddbmm(group.mask, queries, keys.transpose(1, 2))
+    out.copy_(torch.bmm(scores.softmax(dim=-1), values).view(count, kv_heads, repeats, dim))
+
+
+def _attend_works(q: Tensor, pool: KVPool, layer: int, group: Group, out: Tensor) -> None:
     keys, values = pool.read(layer, group.table)
-    if group.count == 1 and group.tokens > 1:
-        return _chunk(q, keys, values, group)
     _, kv_heads, repeats, dim = q.shape
     count, tokens = group.count, group.tokens
     # The query heads of one KV head stand as further queries.
-    folded = q.view(count, tokens, kv_heads, repeats, dim).permute(2, 0, 3, 1, 4)
+    order = (2, 0, 3, 1, 4)
+    queries = _cast(q.view(count, tokens, kv_heads, repeats, dim).permute(order), pool.dtype)
     keys, values = keys.view(kv_heads * count, -1, dim), values.view(kv_heads * count, -1, dim)
-    folded = folded.reshape(kv_heads * count, repeats * tokens, dim)
-    scores = torch.baddbmm(group.mask, folded, keys.transpose(1, 2))
-    out = torch.bmm(scores.softmax(dim=-1), values).view(kv_heads, count, repeats, tokens, dim)
-    return out.permute(1, 3, 0, 2, 4).reshape(count * tokens, -1)
+    scores = torch.baddbmm(group.mask, queries.view(kv_heads * count, repeats * tokens, dim), keys.transpose(1, 2))
+    found = torch.bmm(scores.softmax(dim=-1), values).view(kv_heads, count, repeats, tokens, dim)
+    out.view(count, tokens, kv_heads, repeats, dim).permute(order).copy_(found)
 
 
-def _chunk(q: Tensor, keys: Tensor, values: Tensor, group: Group) -> Tensor:
-    """Computes one long work, some queries at a time; keys and values are (kv_heads, L, head_dim)."""
+def _attend_chunk(q: Tensor, pool: KVPool, layer: int, group: Group, out: Tensor) -> None:
+    """Computes one long work, some queries at a time."""
+    keys, values = pool.read(layer, group.table)
     _, kv_heads, repeats, dim = q.shape
-    outs = []
+    order = (1, 2, 0, 3)
     for first in range(0, group.tokens, len(group.mask)):
-        part = q[first : first + len(group.mask)]
-        rows, seen = len(part), group.start + first
+        part = slice(first, min(first + len(group.mask), group.tokens))
+        rows, seen = part.stop - first, group.start + first
         length = min(keys.shape[1], -(-(seen + rows) // _ROUND) * _ROUND)
-        folded = part.permute(1, 2, 0, 3).reshape(kv_heads, repeats * rows, dim)
-        scores = torch.bmm(folded, keys[:, :length].transpose(1, 2)).view(kv_heads, repeats, rows, length)
+        queries = _cast(q[part].permute(order), pool.dtype).view(kv_heads, repeats * rows, dim)
+        scores = torch.bmm(queries, keys[:, :length].transpose(1, 2)).view(kv_heads, repeats, rows, length)
         scores[..., seen:].add_(group.mask[:rows, : length - seen])
         shares = scores.softmax(dim=-1).view(kv_heads, repeats * rows, length)
-        out = torch.bmm(shares, values[:, :length]).view(kv_heads, repeats, rows, dim)
-        outs.append(out.permute(2, 0, 1, 3).reshape(rows, -1))
-    return outs[0] if len(outs) == 1 else torch.cat(outs)
+        found = torch.bmm(shares, values[:, :length]).view(kv_heads, repeats, rows, dim)
+        out[part].permute(order).copy_(found)
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns x in one piece and in another number format, at the cost of one copy."""
+    return torch.empty(x.shape, dtype=dtype, device=x.device).copy_(x)

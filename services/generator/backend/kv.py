@@ -25,8 +25,11 @@ class KVPool:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        self.num_layers = num_layers
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.kv_heads = kv_heads
+        self.head_dim = head_dim
         shape = (num_layers * 2 * kv_heads, num_blocks, block_size, head_dim)
         self._pool = torch.zeros(shape, dtype=dtype, device=device)
         layers = self._pool.view(num_layers, 2 * kv_heads, num_blocks, block_size * head_dim)
@@ -37,6 +40,11 @@ class KVPool:
     def dtype(self) -> torch.dtype:
         """Returns the number format of keys and values."""
         return self._pool.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Returns where keys and values lie."""
+        return self._pool.device
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Writes zeros into blocks that are about to be filled.
@@ -57,3 +65,8 @@ class KVPool:
         found = self._blocks[layer].index_select(1, table)
         keys, values = found.view(2, len(found) // 2, -1, self._slots[layer].shape[-1])
         return keys, values
+
+    def read_all(self, table: Tensor) -> Tensor:
+        """Returns what is in the blocks of a table (n,), (layers, 2, kv_heads, n * block_size, head_dim)."""
+        found = self._pool.index_select(1, table)
+        return found.view(self.num_layers, 2, self.kv_heads, -1, self.head_dim)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from services.generator.backend import attention
+from services.generator.backend.lanes import Lanes, Slab
 from services.generator.backend.llama import Llama, Plan
 from services.generator.backend.lora import AdapterBank
 from services.generator.backend.sampling import choose, score
@@ -33,24 +34,37 @@ class PagedRunner:
         )
         self._model = model
         self._pool = model.new_pool(num_blocks=num_blocks, block_size=block_size)
+        # A GPU gathers at the speed of its memory, and has none to spare.
+        lane_positions = num_blocks * block_size // 2 if model.device.type == "cpu" else 0
+        self._lanes = Lanes(self._pool, max_positions=lane_positions)
 
     def release(self, streams: Collection[int]) -> None:
-        """Does nothing: what a stream leaves in its blocks is overwritten by the next one."""
+        """Takes the lanes of the streams away; what they leave in their blocks is overwritten by the next ones."""
+        self._lanes.forget(streams)
 
-    @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
         """Computes one step; raises NotFinite where a draw or a target meets logits that are no numbers."""
-        order = attention.order(step.works, self.block_size)
+        try:
+            return self._run(step)
+        except BaseException:
+            self._lanes.forget()
+            raise
+
+    @torch.inference_mode()
+    def _run(self, step: Step) -> StepResult:
+        placed = self._lanes.place(_settled(step.works, self.block_size))
+        order = [i for _, indices in placed for i in indices]
+        order += attention.order(step.works, self.block_size, without=order)
         works = [step.works[i] for i in order]
         counts = [len(work.tokens) for work in works]
-        plan = self._plan(works)
-        self._pool.clear(_fresh(works, self.block_size))
+        self._pool.clear(_ragged(works, self.block_size))
+        plan = self._plan(works, [slab for slab, _ in placed])
         active = self.adapters.active([work.adapter for work in works], counts)
         hidden = self._model.forward(plan, self._pool, active)
         ends = dict(zip(order, accumulate(counts), strict=True))
         return StepResult(self._choices(step, hidden, ends), self._scores(step, hidden, ends))
 
-    def _plan(self, works: Sequence[Work]) -> Plan:
+    def _plan(self, works: Sequence[Work], slabs: Sequence[Slab]) -> Plan:
         size, shape, device = self.block_size, self._model.shape, self._model.device
         places = [(work, position) for work in works for position in range(work.start, work.start + len(work.tokens))]
         return Plan(
@@ -59,7 +73,7 @@ class PagedRunner:
             torch.tensor(
                 [work.blocks[position // size] * size + position % size for work, position in places], device=device
             ),
-            attention.groups(works, self._pool, device=device, heads=shape.heads, kv_heads=shape.kv_heads),
+            attention.groups(works, slabs, self._pool, heads=shape.heads),
         )
 
     def _choices(self, step: Step, hidden: Tensor, ends: dict[int, int]) -> dict[int, Choice]:
@@ -85,12 +99,27 @@ class PagedRunner:
         return {index: tuple(found) for index, found in scores.items()}
 
 
-def _fresh(works: Sequence[Work], block_size: int) -> list[int]:
-    """Returns the blocks whose first position is written in this step."""
-    return [
-        work.blocks[number]
+def _settled(works: Sequence[Work], block_size: int) -> dict[int, Work]:
+    """Returns the works of one token, by index, before which nothing is written in this very step."""
+    written = {
+        block
         for work in works
-        for number in range(-(-work.start // block_size), attention.num_blocks(work, block_size))
+        for block in work.blocks[work.start // block_size : attention.num_blocks(work, block_size)]
+    }
+    return {
+        i: work
+        for i, work in enumerate(works)
+        if len(work.tokens) == 1 and written.isdisjoint(work.blocks[: work.start // block_size])
+    }
+
+
+def _ragged(works: Sequence[Work], block_size: int) -> list[int]:
+    """Returns the blocks that are begun in this step and not filled by it."""
+    ends = [(work, work.start + len(work.tokens)) for work in works]
+    return [
+        work.blocks[end // block_size]
+        for work, end in ends
+        if end % block_size and work.start <= end - end % block_size
     ]
 
 

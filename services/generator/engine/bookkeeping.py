@@ -32,18 +32,18 @@ class Bookkeeping:
         self._owners[sequence.id] = sequence, reply
         self._scheduler.add(sequence)
 
-    def enter(self) -> None:
+    def enter(self, tenant: str) -> None:
         """Lets a call wait at the door; raises Overloaded where too many do."""
         try:
-            self._door.enter()
+            self._door.enter(tenant)
         except Overloaded:
             self._metrics.refused.inc()
             raise
         self._metrics.waiting.set(self._door.waiting)
 
-    def turn_away(self) -> None:
+    def turn_away(self, tenant: str) -> None:
         """Takes a call from the door that comes to nothing."""
-        self._door.leave()
+        self._door.leave(tenant)
         self._metrics.waiting.set(self._door.waiting)
 
     def deliver(self, news: News, measured: tuple[Flight, float] | None) -> None:
@@ -120,7 +120,7 @@ class Bookkeeping:
     def _leave_door(self, reply: Reply | ScoreReply) -> None:
         if reply.waiting:
             reply.waiting = False
-            self._door.leave()
+            self._door.leave(reply.tenant)
 
     def _observe_step(self, flight: Flight, seconds: float) -> None:
         self._step_seconds[flight.kind].observe(seconds)

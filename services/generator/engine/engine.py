@@ -164,11 +164,11 @@ class Engine:
         try:
             self._check_serving()
             self._intake.check(request)
-            self._books.enter()
+            self._books.enter(request.tenant)
             try:
                 yield
             except BaseException:
-                self._books.turn_away()
+                self._books.turn_away(request.tenant)
                 raise
         except BaseException:
             for pin in pins:

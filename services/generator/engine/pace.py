@@ -1,13 +1,13 @@
 """How many prompt tokens a step may read while others wait for their next token.
 
-A step takes about base(rows) + cost * tokens: base is what the rows that
-decode take without any prompt, cost what each prompt token adds. Both are
-medians of the last measurements, so a step that stalled for seconds moves
-neither. The budget is what stretches the base by the allowed factor, or by
-more where those who wait for their first token outweigh those who wait for
-their next: the shorter a prompt, the less it costs the others, and the more
-it counts. So a long prompt is read in small pieces beside running streams,
-and a crowd of short ones at once.
+A step takes about base(rows) + fixed + cost * tokens: base is what the rows
+that decode take without any prompt, fixed what any prompt tokens at all add,
+cost what each of them adds. All are medians of the last measurements, so a
+step that stalled for seconds moves none. The budget is what stretches the
+base by the allowed factor, or by more where those who wait for their first
+token outweigh those who wait for their next: the shorter a prompt, the less
+it costs the others, and the more it counts. So a long prompt is read in small
+pieces beside running streams, and a short one almost at once.
 """
 
 from collections import deque
@@ -19,11 +19,13 @@ _PROBE_EVERY = 64
 _MIN_PROBES = 3
 """So many measurements are believed: fewer might all be stalls."""
 
-_WEIGHT = 4096
-"""A prompt of _WEIGHT / n tokens weighs as much as n rows that decode."""
+_REACH = 1600
+"""A prompt of _REACH / n tokens weighs as much as n * n rows that decode."""
 
 _MIN_SAMPLE = 8
 """Fewer tokens than this tell more about the clock than about their cost."""
+_LARGE = 64
+"""So many tell what each of them costs; fewer, what it costs that there are any."""
 
 
 class _Median:
@@ -55,6 +57,7 @@ class Pace:
         self._stretch = max_stretch - 1.0
         self._bases: dict[int, _Median] = {}
         self._cost = _Median()
+        self._fixed = _Median()
         self._unprobed: dict[int, int] = {}
 
     def budget(self, rows: int, *, waiting: Iterable[int] = ()) -> int:
@@ -71,7 +74,8 @@ class Pace:
             return 0
         if self._cost.value is None:
             return self._min_tokens
-        spare = base.value * self._stretch * max(1.0, (sum(_WEIGHT / length for length in waiting) / rows) ** 2)
+        weight = sum((_REACH / length) ** 2 for length in waiting)
+        spare = base.value * self._stretch * max(1.0, (weight / rows) ** 2) - (self._fixed.value or 0.0)
         if self._cost.value * self._max_tokens <= spare:
             return self._max_tokens
         return max(self._min_tokens, int(spare / self._cost.value))
@@ -89,4 +93,8 @@ class Pace:
             return
         known = self._bases.get(max(size, 1))
         base = known.value if known is not None and known.value is not None else 0.0
-        self._cost.add(max(0.0, seconds - base) / tokens)
+        added = max(0.0, seconds - base)
+        if tokens >= _LARGE or self._cost.value is None:
+            self._cost.add(added / tokens)
+        if rows and self._cost.value is not None:
+            self._fixed.add(max(0.0, added - self._cost.value * tokens))

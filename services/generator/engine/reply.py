@@ -42,6 +42,7 @@ class Reply:
         self, request: GenerateInput, *, vocabulary: Vocabulary, lineages: tuple[Lineage, ...], with_entropy: bool
     ) -> None:
         self.request = request
+        self.tenant = request.tenant
         self.lineages = lineages
         self.pins = request.pins
         self.waiting = True
@@ -169,6 +170,7 @@ class ScoreReply:
         self, sequences: tuple[Sequence, ...], *, pins: tuple[Pin, ...], vocabulary: Vocabulary, with_entropy: bool
     ) -> None:
         self.sequences = sequences
+        self.tenant = sequences[0].tenant
         self.pins = pins
         self.waiting = True
         self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
