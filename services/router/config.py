@@ -41,7 +41,10 @@ class RouterConfig(ServerConfig):
         "discards them. False holds them back: a later first token, but no text that is taken back.",
     )
 
-    answer_adapter: str = setting("answers", help="Name of the adapter that answers from its weights.")
+    answer_adapter: str = setting(
+        "answers",
+        help="Name of the adapter that answers from its weights; `name@candidate` or `name@<version>` is one of them.",
+    )
     reading_adapter: str = setting(
         "reading", help="Name of the adapter that reads passages; where it is not loaded the base model reads."
     )

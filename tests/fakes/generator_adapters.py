@@ -105,13 +105,15 @@ def rules(**changes: Any) -> Rules:
 def unsigned(folder: Path, shapes: Shapes) -> Adapter:
     """Returns the adapter in a folder of PEFT's layout <tenant>/<name>, as training leaves it, unsigned."""
     data = (folder / WEIGHTS).read_bytes()
-    rank, scale = configuration((folder / CONFIG).read_bytes())
+    config = (folder / CONFIG).read_bytes()
+    form = configuration(config, method="prefix" if b"PREFIX_TUNING" in config else "lora")
     return Adapter(
         tenant=folder.parent.name,
         name=folder.name,
         sha256=hashlib.sha256(data).hexdigest(),
-        rank=rank,
-        scale=scale,
-        num_parameters=num_parameters(data, rank=rank, shapes=shapes),
+        rank=form.rank,
+        scale=form.scale,
+        num_virtual=form.num_virtual,
+        num_parameters=num_parameters(data, form=form, shapes=shapes),
         read=(folder / WEIGHTS).read_bytes,
     )

@@ -124,3 +124,25 @@ def write_adapter(folder: Path, *, seed: int, rank: int = 2, width: int = WIDTH,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
+
+
+def write_prefix(folder: Path, *, seed: int, num_virtual: int = 5, values: int = 2 * 2 * WIDTH // 2) -> Path:
+    """Writes a prefix with random keys and values for the tiny Llama, as PEFT keeps it; returns the folder."""
+    folder.mkdir(parents=True)
+    found = torch.randn(num_virtual, values, generator=torch.Generator().manual_seed(seed))
+    save_file({"prompt_embeddings": found}, str(folder / "adapter_model.safetensors"))
+    config = {
+        "peft_type": "PREFIX_TUNING",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny",
+        "inference_mode": True,
+        "num_attention_heads": 2,
+        "num_layers": 2,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": num_virtual,
+        "prefix_projection": False,
+        "token_dim": WIDTH // 2,
+        "encoder_hidden_size": WIDTH // 2,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder

@@ -233,6 +233,7 @@ class World:
     max_running: int = 4
     max_waiting: int = 2
     adapter_cache_s: float = 60.0
+    answer_adapter: str = "answers"
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     events: list[Event] = field(default_factory=list)
 
@@ -249,7 +250,7 @@ class World:
             ),
             policies=policies.build(cascade_threshold=self.threshold),
             settings=RunSettings(
-                answer_adapter="answers",
+                answer_adapter=self.answer_adapter,
                 reading_adapter="reading",
                 max_answer_tokens=64,
                 max_prompt_characters=10_000,

@@ -47,6 +47,16 @@ class Plan:
     slots: Tensor
     """Where the pool keeps each token's key and value (T,)."""
     groups: Sequence[Group | LaneGroup]
+    prefix: "Prefix | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Is what stands at rows that are no tokens: keys and values that were learnt, whatever the model makes there."""
+
+    rows: Tensor
+    kv: Tensor
+    """(layers, rows, 2 * kv_heads, head_dim)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +150,8 @@ class Llama:
         torch.view_as_complex(turned.view(*turned.shape[:2], -1, 2)).mul_(turns)
         heads[:, s.heads : s.heads + s.kv_heads].copy_(turned[:, s.heads :])
         kv = heads[:, s.heads :].to(pool.dtype)
+        if plan.prefix is not None:
+            kv = kv.index_copy(0, plan.prefix.rows, plan.prefix.kv[number].to(kv.dtype))
         pool.store(number, plan.slots, kv)
         q = turned[:, : s.heads].view(-1, s.kv_heads, s.repeats, s.head_dim)
         attention.attend(q, kv, pool=pool, layer=number, plan=plan.groups, out=out)

@@ -36,10 +36,7 @@ def read_weights(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     Raises ValueError where the file is not the one that was verified or
     holds numbers that are not finite, and what `adapter.read` raises.
     """
-    data = adapter.read()
-    if hashlib.sha256(data).hexdigest() != adapter.sha256:
-        raise ValueError("the weights changed after they were verified")
-    tensors = safetensors.torch.load(data)
+    tensors = _read(adapter)
     prefix, suffix = "base_model.model.", ".lora_A.weight"
     found = {}
     for name in [key[len(prefix) : -len(suffix)] for key in tensors if key.endswith(suffix)]:
@@ -49,6 +46,27 @@ def read_weights(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
             raise ValueError("the weights are not all finite numbers")
         found[name] = (a, b)
     return found
+
+
+def read_prefix(adapter: Adapter, shape: LlamaShape) -> Tensor:
+    """Returns a prefix's keys and values (layers, n, 2 * kv_heads, head_dim) as blocks hold them; raises as above.
+
+    PEFT keeps (n, layers * 2 * kv_heads * head_dim), the keys with their
+    positions applied, the dimensions of a head in the checkpoint's order.
+    """
+    found = _read(adapter)["prompt_embeddings"].float()
+    if not _all_finite(found):
+        raise ValueError("the prefix is not all finite numbers")
+    kv = found.view(adapter.num_virtual, shape.layers, 2, shape.kv_heads, shape.head_dim).transpose(0, 1).clone()
+    kv[:, :, 0] = kv[:, :, 0][..., rotary_order(shape)]
+    return kv.flatten(2, 3)
+
+
+def _read(adapter: Adapter) -> dict[str, Tensor]:
+    data = adapter.read()
+    if hashlib.sha256(data).hexdigest() != adapter.sha256:
+        raise ValueError("the weights changed after they were verified")
+    return safetensors.torch.load(data)
 
 
 def _all_finite(tensor: Tensor) -> bool:
@@ -63,6 +81,8 @@ class AdapterBank:
         self._dtype = dtype
         self._device = device
         self._adapters: dict[str, Matrices] = {}
+        """A prefix has no matrices."""
+        self._prefixes: dict[str, Tensor] = {}
         self._lock = threading.Lock()
         self._stack: _Stack | None = None
         """What the last step used; only the thread that runs steps makes one, unload may drop it."""
@@ -80,6 +100,12 @@ class AdapterBank:
         """Reads the weights of an adapter; does nothing if they are there. Raises as the port says."""
         if adapter.key in self._adapters:
             return
+        if adapter.num_virtual:
+            prefix = apart(lambda: read_prefix(adapter, self._shape)).to(self._device)
+            with self._lock:
+                self._adapters[adapter.key] = {}
+                self._prefixes[adapter.key] = prefix
+            return
         matrices = apart(lambda: self._fused(read_weights(adapter)))
         with self._lock:
             self._adapters[adapter.key] = matrices
@@ -88,11 +114,14 @@ class AdapterBank:
         """Drops the weights of an adapter."""
         with self._lock:
             self._adapters.pop(key, None)
+            self._prefixes.pop(key, None)
             if self._stack is not None and key in self._stack.keys:
                 self._stack = None
 
     def active(self, keys: Sequence[str | None], counts: Sequence[int]) -> "Active | None":
         """Returns what the works of a step add, given the adapter of each and its number of rows; None for nothing."""
+        # Of one that is not there `_stacked` tells.
+        keys = [None if key in self._prefixes else key for key in keys]
         used = {key for key in keys if key is not None}
         if not used:
             return None
@@ -102,6 +131,13 @@ class AdapterBank:
         rows = functional.pad(rows, (0, padded(len(rows)) - len(rows)), value=-1).to(self._device)
         alone = len(stack.keys) == 1 and None not in keys
         return Active(stack, None if alone else rows, self._dtype)
+
+    def prefix(self, key: str | None) -> Tensor:
+        """Returns an adapter's prefix (layers, n, 2 * kv_heads, head_dim)."""
+        with self._lock:
+            if key not in self._prefixes:
+                raise KeyError(f"no prefix is loaded for {key}")
+            return self._prefixes[key]
 
     def _stacked(self, used: set[str]) -> "_Stack":
         with self._lock:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from services.generator.backend import attention
 from services.generator.backend.lanes import Lanes, Slab
-from services.generator.backend.llama import Llama, Plan
+from services.generator.backend.llama import Llama, Plan, Prefix
 from services.generator.backend.lora import AdapterBank
 from services.generator.backend.sampling import choose, score
 from services.generator.domain import Choice, Step, StepResult, TokenScore, Work
@@ -68,13 +68,29 @@ class PagedRunner:
         size, shape, device = self.block_size, self._model.shape, self._model.device
         places = [(work, position) for work in works for position in range(work.start, work.start + len(work.tokens))]
         return Plan(
-            torch.tensor([token for work in works for token in work.tokens], device=device),
+            torch.tensor([max(token, 0) for work in works for token in work.tokens], device=device),
             torch.tensor([position for _, position in places], device=device),
             torch.tensor(
                 [work.blocks[position // size] * size + position % size for work, position in places], device=device
             ),
             attention.groups(works, slabs, self._pool, heads=shape.heads),
+            self._prefix(works),
         )
+
+    def _prefix(self, works: Sequence[Work]) -> Prefix | None:
+        """Returns what stands at the tokens below 0; they are the first of a stream, so their positions tell which."""
+        rows: list[int] = []
+        parts: list[Tensor] = []
+        first = 0
+        for work in works:
+            if work.tokens[0] < 0:
+                count = sum(token < 0 for token in work.tokens)
+                rows += range(first, first + count)
+                parts.append(self.adapters.prefix(work.adapter)[:, work.start : work.start + count])
+            first += len(work.tokens)
+        if not rows:
+            return None
+        return Prefix(torch.tensor(rows, device=self._model.device), torch.cat(parts, dim=1))
 
     def _choices(self, step: Step, hidden: Tensor, ends: dict[int, int]) -> dict[int, Choice]:
         rows = [ends[index] - 1 for draw in step.draws for index in draw.works]

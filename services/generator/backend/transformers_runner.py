@@ -101,6 +101,8 @@ class HookedAdapters:
         """Reads the weights of an adapter; does nothing if they are there. Raises as the port says."""
         if adapter.key in self._parts:
             return
+        if adapter.num_virtual:
+            raise ValueError("the transformers runner serves no prefixes")
         parts = {}
         for name, (a, b) in read_weights(adapter).items():
             linear = self._linears.get(name)

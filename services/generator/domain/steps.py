@@ -26,6 +26,7 @@ class Work:
     stream: int
     """Names the stream in Runner.release; never reused."""
     tokens: Sequence[int]
+    """A token below 0 is no token of the vocabulary but position -1 - token of the adapter's prefix."""
     start: int
     blocks: Sequence[int]
     adapter: str | None = None

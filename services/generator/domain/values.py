@@ -71,16 +71,19 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """Describes low-rank weights on top of the base model that passed all checks."""
+    """Describes what stands on top of the base model and passed all checks: low-rank weights, or a prefix."""
 
     tenant: str
     name: str
     sha256: str
     rank: int
+    """0 for a prefix."""
     scale: float
     num_parameters: int
     read: Callable[[], bytes] = field(repr=False, compare=False)
     """Returns the plain bytes of the weights file, read anew and checked; may raise OSError, or say why it refuses."""
+    num_virtual: int = 0
+    """Positions that a prefix puts before every prompt; 0 for low-rank weights."""
     signer_key_id: str = ""
     """The key whose signature vouches for it."""
     cipher: str = ""

@@ -88,7 +88,7 @@ class Flight:
                 mixing=sequence.mixing,
                 sampling=sequence.sampling,
                 # Not copied: it only grows between two steps.
-                history=sequence.streams[0].tokens,
+                history=sequence.streams[0].history,
                 position=sequence.num_tokens,
                 num_alternatives=sequence.num_alternatives,
             )

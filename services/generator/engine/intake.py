@@ -48,7 +48,9 @@ class Intake:
         arrived = time.monotonic()
         encode = self._tokenizer.encode
         with self._tracer.start_as_current_span("generator.tokenize"):
-            prompts = await asyncio.to_thread(lambda: [encode(stream.prompt) for stream in request.streams])
+            prompts = await asyncio.to_thread(
+                lambda: [_prefixed(encode(stream.prompt), stream.pin) for stream in request.streams]
+            )
         sampling = request.sampling
         room = fit_output(prompts, wanted=sampling.max_tokens, model=self._model, scheduler=self._scheduler)
         if sampling.seed is None:
@@ -64,7 +66,7 @@ class Intake:
             tenant=request.tenant,
             priority=request.priority,
             streams=tuple(
-                Stream(prompt, tenant=request.tenant, adapter=_key(stream.pin))
+                _stream(prompt, request.tenant, stream.pin)
                 for prompt, stream in zip(prompts, request.streams, strict=True)
             ),
             arrived=arrived,
@@ -91,7 +93,7 @@ class Intake:
                 id=next(self._ids),
                 tenant=request.tenant,
                 priority=request.priority,
-                streams=(Stream(prompt + continuation[:-1], tenant=request.tenant, adapter=_key(request.pin)),),
+                streams=(_stream(prompt + continuation[:-1], request.tenant, request.pin),),
                 arrived=arrived,
                 deadline=request.deadline,
                 targets=tuple(continuation),
@@ -107,7 +109,10 @@ class Intake:
 
     def _encode_items(self, request: ScoreInput) -> list[tuple[list[int], list[int]]]:
         """Returns the tokens of prompts and continuations; a prompt of several items is tokenised once."""
-        prompts = {prompt: self._tokenizer.encode(prompt) for prompt in {item.prompt for item in request.items}}
+        prompts = {
+            prompt: _prefixed(self._tokenizer.encode(prompt), request.pin)
+            for prompt in {item.prompt for item in request.items}
+        }
         return [
             (prompts[item.prompt], self._tokenizer.encode_continuation(item.continuation)) for item in request.items
         ]
@@ -116,5 +121,13 @@ class Intake:
         return self._model.lineage(pin.adapter if pin is not None else None)
 
 
-def _key(pin: Pin | None) -> str | None:
-    return None if pin is None else pin.adapter.key
+def _prefixed(tokens: list[int], pin: Pin | None) -> list[int]:
+    """Returns a prompt's tokens after those that stand for its adapter's prefix; an empty prompt stays empty."""
+    num_virtual = 0 if pin is None or not tokens else pin.adapter.num_virtual
+    return [*range(-1, -1 - num_virtual, -1), *tokens]
+
+
+def _stream(tokens: list[int], tenant: str, pin: Pin | None) -> Stream:
+    if pin is None:
+        return Stream(tokens, tenant=tenant, adapter=None)
+    return Stream(tokens, tenant=tenant, adapter=pin.adapter.key, num_virtual=pin.adapter.num_virtual)

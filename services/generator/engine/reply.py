@@ -87,7 +87,7 @@ class Reply:
         started = sequence.started if sequence.started is not None else ended
         first = sequence.first if sequence.first is not None else ended
         costs = tuple(
-            StreamCost(lineage=lineage, weight=weight, input_tokens=stream.num_prompt, cached_tokens=stream.cached)
+            StreamCost(lineage=lineage, weight=weight, input_tokens=stream.num_prompt, cached_tokens=stream.num_cached)
             for lineage, weight, stream in zip(self.lineages, sequence.weights, sequence.streams, strict=True)
         )
         self.events.put_nowait(
@@ -201,7 +201,7 @@ class ScoreReply:
         return Usage(
             input_tokens=sum(sequence.streams[0].num_prompt + 1 for sequence in self.sequences),
             output_tokens=0,
-            cached_tokens=sum(sequence.streams[0].cached for sequence in self.sequences),
+            cached_tokens=sum(sequence.streams[0].num_cached for sequence in self.sequences),
             computed_tokens=sum(sequence.computed for sequence in self.sequences),
         )
 

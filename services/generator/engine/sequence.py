@@ -11,11 +11,13 @@ from tandem.errors import TandemError
 class Stream:
     """Is one prompt of a sequence with all that was added to it, and the blocks that hold its keys and values."""
 
-    __slots__ = ("blocks", "cached", "computed", "id", "node", "num_prompt", "root", "tokens")
+    __slots__ = ("blocks", "cached", "computed", "id", "node", "num_prompt", "num_virtual", "root", "tokens")
 
-    def __init__(self, prompt: Tokens[int], *, tenant: str, adapter: str | None) -> None:
+    def __init__(self, prompt: Tokens[int], *, tenant: str, adapter: str | None, num_virtual: int = 0) -> None:
         self.tokens = list(prompt)
-        self.num_prompt = len(prompt)
+        self.num_virtual = num_virtual
+        """How many of its first tokens stand for a prefix."""
+        self.num_prompt = len(prompt) - num_virtual
         self.root: Root = (tenant, adapter)
         self.id = -1
         """The runner's name for it; a new one at every start."""
@@ -23,9 +25,19 @@ class Stream:
         self.computed = 0
         """Positions whose keys and values are stored, by the end of the step in progress."""
         self.cached = 0
-        """Prompt tokens that were not read because their blocks were there at the first start."""
+        """Prompt tokens, and a prefix's, that were not read because their blocks were there at the first start."""
         self.node: Node | None = None
         """The last of its full blocks that the trie knows; None once a block of its own is not in it."""
+
+    @property
+    def num_cached(self) -> int:
+        """Returns how many tokens of the prompt itself were not read."""
+        return max(0, self.cached - self.num_virtual)
+
+    @property
+    def history(self) -> Tokens[int]:
+        """Returns the prompt's own tokens and all that were added."""
+        return self.tokens[self.num_virtual :] if self.num_virtual else self.tokens
 
     @property
     def pending(self) -> int:

@@ -1,4 +1,4 @@
-"""Checks what a LoRA adapter declares against the base model: its configuration, its header and every shape.
+"""Checks what an adapter declares against the base model: its configuration, its header and every shape.
 
 A safetensors file is 8 bytes of length, a JSON header of that length, and the
 numbers of all tensors, one after the other without a gap
@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tandem.adapters import CONFIG, WEIGHTS, AdapterRefused, Refusal
@@ -18,6 +19,8 @@ _DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 _MAX_HEADER = 8 * 1024 * 1024
 _MAX_RANK = 256
 _MAX_ALPHA = 1_000_000
+_MAX_VIRTUAL = 1024
+_PREFIX = "prompt_embeddings"
 _UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 """How archives of torch.save and pickles begin; a safetensors file has its brace as the ninth byte."""
@@ -26,14 +29,38 @@ Shapes = Mapping[str, tuple[int, int]]
 """The base model's linear layers that adapters may touch: name -> (out, in)."""
 
 
-def configuration(data: bytes) -> tuple[int, float]:
-    """Returns the rank and the scale that a PEFT configuration asks for; raises AdapterRefused."""
+@dataclass(frozen=True)
+class Form:
+    """Is what a PEFT configuration asks for: low-rank weights, or a prefix of `num_virtual` positions."""
+
+    rank: int = 0
+    scale: float = 1.0
+    num_virtual: int = 0
+
+
+def configuration(data: bytes, *, method: str) -> Form:
+    """Returns the form of an adapter; raises AdapterRefused where it is not of the method that the manifest names."""
     try:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise AdapterRefused(Refusal.CONFIG_INVALID, f"{CONFIG} cannot be read") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise AdapterRefused(Refusal.UNSUPPORTED, f"{CONFIG} does not describe a LoRA adapter")
+    kind = {"lora": "LORA", "prefix": "PREFIX_TUNING"}[method]
+    if not isinstance(config, dict) or config.get("peft_type") != kind:
+        raise AdapterRefused(Refusal.UNSUPPORTED, f"{CONFIG} does not describe an adapter of the method {method}")
+    return _low_rank(config) if method == "lora" else _prefix(config)
+
+
+def _prefix(config: Mapping[str, Any]) -> Form:
+    num_virtual = config.get("num_virtual_tokens")
+    if not isinstance(num_virtual, int) or isinstance(num_virtual, bool) or not 1 <= num_virtual <= _MAX_VIRTUAL:
+        message = f"num_virtual_tokens is not a number from 1 to {_MAX_VIRTUAL}"
+        raise AdapterRefused(Refusal.CONFIG_INVALID, message)
+    if config.get("prefix_projection"):
+        raise AdapterRefused(Refusal.UNSUPPORTED, "prefix_projection is not supported: export the projected prefix")
+    return Form(num_virtual=num_virtual)
+
+
+def _low_rank(config: Mapping[str, Any]) -> Form:
     if extras := [key for key in _UNSUPPORTED if config.get(key)]:
         raise AdapterRefused(Refusal.UNSUPPORTED, f"{extras[0]} is not supported")
     if config.get("bias", "none") != "none":
@@ -44,12 +71,30 @@ def configuration(data: bytes) -> tuple[int, float]:
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not -_MAX_ALPHA <= alpha <= _MAX_ALPHA:
         message = f"lora_alpha is not a number from -{_MAX_ALPHA:,} to {_MAX_ALPHA:,}"
         raise AdapterRefused(Refusal.CONFIG_INVALID, message)
-    return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return Form(rank=rank, scale=alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
-def num_parameters(data: bytes, *, rank: int, shapes: Shapes) -> int:
+def num_parameters(data: bytes, *, form: Form, shapes: Shapes) -> int:
     """Returns the number of weights in a safetensors file; raises AdapterRefused unless it is sound and fits."""
     header = _header(data)
+    if form.num_virtual:
+        _check_prefix(header, form.num_virtual, shapes)
+    else:
+        _check_low_rank(header, form.rank, shapes)
+    return sum(math.prod(tensor["shape"]) for tensor in header.values())
+
+
+def _check_prefix(header: Mapping[str, Any], num_virtual: int, shapes: Shapes) -> None:
+    keys = sum(out for name, (out, _) in shapes.items() if name.endswith(".k_proj"))
+    if set(header) != {_PREFIX}:
+        raise AdapterRefused(Refusal.BASE_MISMATCH, f"a prefix holds {_PREFIX} and nothing else")
+    wanted, shape = [num_virtual, 2 * keys], header[_PREFIX]["shape"]
+    if shape != wanted:
+        message = f"{_PREFIX} has shape {str(shape)[:100]}, the base model needs {wanted}"
+        raise AdapterRefused(Refusal.BASE_MISMATCH, message)
+
+
+def _check_low_rank(header: Mapping[str, Any], rank: int, shapes: Shapes) -> None:
     parts: dict[str, set[str]] = {}
     for key, tensor in header.items():
         match = _KEY.fullmatch(key)
@@ -65,7 +110,6 @@ def num_parameters(data: bytes, *, rank: int, shapes: Shapes) -> int:
         raise _damaged("it holds no weights")
     if lonely := [layer for layer, found in parts.items() if len(found) < 2]:
         raise _damaged(f"{lonely[0]} has only one of its two matrices")
-    return sum(math.prod(tensor["shape"]) for tensor in header.values())
 
 
 def _header(data: bytes) -> dict[str, Any]:

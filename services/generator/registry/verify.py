@@ -56,15 +56,16 @@ def verify(folder: Path, rules: Rules) -> Adapter:
     _check_base(manifest, rules)
     if manifest.files.get(CONFIG) is not None and manifest.files[CONFIG].size > _MAX_CONFIG:
         raise AdapterRefused(Refusal.CONFIG_INVALID, f"{CONFIG} is larger than {_MAX_CONFIG} bytes")
-    rank, scale = configuration(opened.read(CONFIG))
+    form = configuration(opened.read(CONFIG), method=manifest.method)
     read = _reader(opened)
     return Adapter(
         tenant=manifest.tenant,
         name=manifest.name,
         sha256=manifest.weights_sha256,
-        rank=rank,
-        scale=scale,
-        num_parameters=num_parameters(read(), rank=rank, shapes=rules.shapes),
+        rank=form.rank,
+        scale=form.scale,
+        num_virtual=form.num_virtual,
+        num_parameters=num_parameters(read(), form=form, shapes=rules.shapes),
         read=read,
         signer_key_id=opened.key_id,
         cipher=opened.cipher,
@@ -97,7 +98,7 @@ def _check_base(manifest: Manifest, rules: Rules) -> None:
     if manifest.method == "full":
         message = "a full fine-tune is a base model of its own: name its folder in GENERATOR_MODEL"
         raise AdapterRefused(Refusal.UNSUPPORTED, message)
-    if manifest.method != "lora":
+    if manifest.method not in ("lora", "prefix"):
         raise AdapterRefused(Refusal.UNSUPPORTED, f"the method {manifest.method} is not served")
 
 

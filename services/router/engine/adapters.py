@@ -30,6 +30,10 @@ class AdapterDirectory:
             self._known.popitem(last=False)
         return names
 
+    async def has(self, name: str, tenant: str, *, timeout_s: float) -> bool:
+        """Tells whether the caller may use an adapter, also by an alias or a version of it; raises TandemError."""
+        return name.partition("@")[0] in await self.available(tenant, timeout_s=timeout_s)
+
     def forget(self, tenant: str) -> None:
         """Drops what is known of a tenant: it has turned out to be wrong."""
         self._known.pop(tenant, None)

@@ -95,7 +95,7 @@ class Run:
         name = settings.answer_adapter
         shown = settings.stream_drafts or not tentative
         async with self._part(GENERATOR, "generate.finetuned", share=share) as limit_s:
-            if name not in await self._tools.adapters.available(tenant, timeout_s=limit_s):
+            if not await self._tools.adapters.has(name, tenant, timeout_s=limit_s):
                 raise NoAdapter(name)
             messages = prompts.closed_book(self.rewritten)
             try:
@@ -198,7 +198,7 @@ class Run:
     async def _reading_adapter(self, timeout_s: float) -> str:
         name = self._tools.settings.reading_adapter
         tenant = self.question.principal.tenant
-        return name if name in await self._tools.adapters.available(tenant, timeout_s=timeout_s) else ""
+        return name if await self._tools.adapters.has(name, tenant, timeout_s=timeout_s) else ""
 
     async def _read(self, passages: tuple[Passage, ...], adapter: str, timeout_s: float) -> tuple[str, Generated]:
         messages = prompts.reading(

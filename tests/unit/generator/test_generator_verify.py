@@ -54,6 +54,38 @@ def test_rank_stabilised_adapters_scale_with_the_root(tmp_path: Path) -> None:
     assert verify(place(tmp_path, config=config, data=safetensors_bytes(tensors(rank=4))), rules()).scale == 2.0
 
 
+PREFIX_SHAPES = {f"model.layers.{n}.self_attn.{part}_proj": (6, 4) for n in range(2) for part in "qkv"}
+PREFIX_CONFIG = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 3, "prefix_projection": False}
+
+
+def place_prefix(
+    root: Path, *, values: int = 2 * 2 * 6, config: object = None, name: str = "prompt_embeddings"
+) -> Path:
+    data = safetensors_bytes({name: [3, values]})
+    return place(root, config=config or PREFIX_CONFIG, data=data, method="prefix")
+
+
+def test_a_prefix_is_described(tmp_path: Path) -> None:
+    adapter = verify(place_prefix(tmp_path), rules(shapes=PREFIX_SHAPES))
+    assert (adapter.num_virtual, adapter.rank, adapter.num_parameters) == (3, 0, 3 * 24)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"values": 12}, Refusal.BASE_MISMATCH),
+        ({"name": "prompt"}, Refusal.BASE_MISMATCH),
+        ({"config": GOOD_CONFIG}, Refusal.UNSUPPORTED),
+        ({"config": {**PREFIX_CONFIG, "num_virtual_tokens": 4}}, Refusal.BASE_MISMATCH),
+        ({"config": {**PREFIX_CONFIG, "num_virtual_tokens": 0}}, Refusal.CONFIG_INVALID),
+        ({"config": {**PREFIX_CONFIG, "num_virtual_tokens": "3"}}, Refusal.CONFIG_INVALID),
+        ({"config": {**PREFIX_CONFIG, "prefix_projection": True}}, Refusal.UNSUPPORTED),
+    ],
+)
+def test_a_prefix_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, object], code: Refusal) -> None:
+    assert refusal(place_prefix(tmp_path, **changes), shapes=PREFIX_SHAPES).code is code
+
+
 def refusal(folder: Path, **changes: object) -> AdapterRefused:
     with pytest.raises(AdapterRefused) as caught:
         verify(folder, rules(**changes))
@@ -162,8 +194,12 @@ def test_weights_that_were_signed_while_damaged_or_foreign_are_refused(
     ("config", "code", "reason"),
     [
         ("{", Refusal.CONFIG_INVALID, "cannot be read"),
-        ([], Refusal.UNSUPPORTED, "does not describe a LoRA"),
-        ({**GOOD_CONFIG, "peft_type": "PREFIX_TUNING"}, Refusal.UNSUPPORTED, "does not describe a LoRA"),
+        ([], Refusal.UNSUPPORTED, "does not describe an adapter of the method lora"),
+        (
+            {**GOOD_CONFIG, "peft_type": "PREFIX_TUNING"},
+            Refusal.UNSUPPORTED,
+            "does not describe an adapter of the method lora",
+        ),
         ({**GOOD_CONFIG, "r": "2"}, Refusal.CONFIG_INVALID, "r is not"),
         ({**GOOD_CONFIG, "r": 0}, Refusal.CONFIG_INVALID, "r is not"),
         ({**GOOD_CONFIG, "lora_alpha": None}, Refusal.CONFIG_INVALID, "lora_alpha"),

@@ -54,3 +54,17 @@ async def test_the_list_of_adapters_is_kept_for_a_while_for_each_tenant():
     await engine.answer(question(), world.emit)
     await engine.answer(question(), world.emit)
     assert world.generator.num_listings == 1
+
+
+async def test_an_alias_of_a_listed_adapter_answers():
+    world = World(answer_adapter="answers@candidate")
+    world.generator.sequences["answers@candidate"] = world.generator.sequences.pop("answers")
+    answer = await world.ask(question(policy="finetuned"))
+    assert answer.draft.lineage is not None
+    assert answer.draft.lineage.adapter == "answers@candidate"
+
+
+async def test_an_alias_that_stands_for_nothing_counts_as_missing():
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        await World(answer_adapter="answers@candidate").ask(question(policy="finetuned"))
+    assert caught.value.metadata == {"adapter": "answers@candidate"}
