@@ -20,8 +20,9 @@ from services.generator.backend import loading
 from services.generator.backend.loading import Loaded
 from services.generator.config import GeneratorConfig
 from services.generator.domain import Draw, Message, Sampling, Step, Work
-from services.generator.registry.verify import verify
+from services.generator.registry import KeyFiles, Rules, verify
 from tandem import prompts as wording
+from tandem.adapters import read_aliases, version_folder
 from tandem.scoring import exact_match
 
 COMPANY = Path("examples/company")
@@ -73,7 +74,13 @@ def opened(precision: str, model: str, adapter: str) -> tuple[Loaded, str | None
     loaded = loading.load(config)
     if not adapter:
         return loaded, None
-    found = verify(COMPANY / "adapters" / "halden" / adapter, loaded.shapes)
+    root = COMPANY / "adapters"
+    aliases = read_aliases(root / "halden" / adapter)
+    if aliases is None:
+        raise SystemExit(f"{root / 'halden'} holds no adapter {adapter}")
+    keys = KeyFiles(trust=[COMPANY / "trusted-signers.json"])
+    rules = Rules(shapes=loaded.shapes, base_sha256=loaded.model.sha256, keys=keys)
+    found = verify(version_folder(root, tenant="halden", name=adapter, version=aliases.stable), rules)
     loaded.adapters.load(found)
     return loaded, found.key
 
