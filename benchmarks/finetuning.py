@@ -1,0 +1,156 @@
+"""Trains adapters on public question sets and the sample company, and tells what each arm is worth.
+
+    python -m benchmarks.finetuning --data ../shared/data [--only stackfaq,halden-closed-book] [--minutes 10]
+
+Each set goes through `tandem train prepare`, `run` and `evaluate` like a user's own data; nothing is registered. A set
+that is not there is left out, and the page says so. The work stays under --work, and a second call goes on with it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.public_sets import SETS
+from benchmarks.runner import ROOT
+
+COMPANY = {
+    "halden-closed-book": ("the sample company: other wordings of facts that were trained on", "closed-book", "halden"),
+    "halden-raft": ("the sample company: passages, facts that were not trained on", "raft", "halden"),
+}
+
+
+def train(*arguments: str) -> None:
+    """Runs `tandem train`; its progress goes to the terminal. Raises RuntimeError where it fails."""
+    command = [sys.executable, "-m", "training", *arguments]
+    print("$ tandem train " + " ".join(arguments), flush=True)
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if status:
+        raise RuntimeError(f"`tandem train {arguments[0]}` ended with status {status}")
+
+
+def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> Path:
+    """Writes rows as JSON Lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def prepare(name: str, data: Path, work: Path, seed: int) -> tuple[str, tuple[str, ...]]:
+    """Makes the dataset of a set in work/dataset; returns what it is and the options of its evaluation."""
+    common = ("--out", str(work / "dataset"), "--seed", str(seed), "--replace")
+    if name in COMPANY:
+        about, recipe, tenant = COMPANY[name]
+        train("prepare", str(ROOT / "examples" / "company"), "--recipe", recipe, "--tenant", tenant, *common)
+        return about, ()
+    chosen = SETS[name]
+    rows = write_rows(chosen.rows(data), work / "rows.jsonl")
+    train("prepare", str(rows), *chosen.prepare, *common)
+    return chosen.about, chosen.evaluate
+
+
+def measured(name: str, work: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains and evaluates one set; returns its evaluation and how it was trained."""
+    about, extra = prepare(name, options.data, work, options.seed)
+    run = work / "run"
+    limits = ("--minutes", str(options.minutes), "--epochs", str(options.epochs), "--seed", str(options.seed))
+    if not _finished(run):
+        resume = ("--resume",) if (run / "run.json").exists() else ()
+        train("run", str(work / "dataset"), "--out", str(run), *limits, "--tracking", "off", *resume)
+    train("evaluate", str(run), "--max-questions", str(options.questions), "--seed", str(options.seed), *extra)
+    found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    return {"about": about, "evaluation": found, "run": json.loads((run / "run.json").read_text(encoding="utf-8"))}
+
+
+def _finished(run: Path) -> bool:
+    path = run / "run.json"
+    return path.exists() and "result" in json.loads(path.read_text(encoding="utf-8"))
+
+
+def page(found: dict[str, dict[str, Any]], absent: dict[str, str], options: argparse.Namespace) -> str:
+    """Returns the results as Markdown."""
+    lines = [
+        "# Fine-tuning: base and fine-tuned, without and with passages",
+        "",
+        f"LoRA on the bundled model, at most {options.minutes:g} minutes and {options.epochs:g} epochs a set, seed "
+        f"{options.seed}. Means on the test split in percent with 95 % bootstrap intervals over groups; the base model "
+        "has its best prompt, chosen on the validation split. Gains are the candidate's, paired by question.",
+    ]
+    for name, result in found.items():
+        lines += ["", f"## {name}", "", result["about"][:1].upper() + result["about"][1:] + ".", ""]
+        lines += _table(result["evaluation"])
+        lines += ["", _budget(result["run"], result["evaluation"])]
+    lines += ["", *(f"- {name} was left out: {reason}" for name, reason in absent.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _table(evaluation: dict[str, Any]) -> list[str]:
+    metrics = sorted({metric for arm in evaluation["arms"].values() for metric in arm["metrics"]})
+    metrics.sort(key=lambda metric: metric != evaluation["metric"])
+    rows = [f"| arm | {' | '.join(metrics)} | gain of the candidate |", "|---" * (len(metrics) + 2) + "|"]
+    for name, arm in evaluation["arms"].items():
+        gain = evaluation["gains"].get(name)
+        cells = [_interval(arm["metrics"][metric]) if metric in arm["metrics"] else "" for metric in metrics]
+        rows.append(f"| {name} | {' | '.join(cells)} | {_interval(gain) if gain else ''} |")
+    return rows
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+
+
+def _budget(run: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    verdict = "accepted" if evaluation["verdict"]["accepted"] else "rejected"
+    reasons = "; ".join(evaluation["verdict"].get("reasons", ()))
+    counted = f"{evaluation['num_questions']} questions in {evaluation['num_groups']} groups."
+    forgetting = f"Perplexity on general text {evaluation['forgetting']:.3f} times the base model's."
+    return f"{counted} Trained: {_trained(run)}. {forgetting} The gate: {verdict}{f' ({reasons})' if reasons else ''}."
+
+
+def _trained(run: dict[str, Any]) -> str:
+    done = run["result"]
+    speed = done["tokens"] / max(1e-9, 60 * done["minutes"])
+    energy = f"{done['energy']['kwh']:.4f} kWh {done['energy']['source']}"
+    steps = f"{done['steps']} of {done['num_steps']} steps"
+    return f"{steps}, {done['tokens']:,} tokens, {done['minutes']:.1f} minutes ({speed:.0f} tokens/s), {energy}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures the sets one after the other and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the public sets")
+    parser.add_argument("--only", default="", help="sets, by name: " + ", ".join([*SETS, *COMPANY]))
+    parser.add_argument("--minutes", type=float, default=10.0, help="longest training of each set")
+    parser.add_argument("--epochs", type=float, default=6.0)
+    parser.add_argument("--questions", type=int, default=300, help="most test questions of each set; 0 for all")
+    parser.add_argument("--seed", type=int, default=17)
+    parser.add_argument("--work", type=Path, default=Path(".tandem/finetuning"))
+    parser.add_argument("--output", type=Path, default=report.RESULTS)
+    options = parser.parse_args(arguments)
+    wanted = options.only.split(",") if options.only else [*SETS, *COMPANY]
+    if unknown := [name for name in wanted if name not in SETS and name not in COMPANY]:
+        parser.error(f"no such set: {', '.join(unknown)}")
+    about = report.conditions()
+    found: dict[str, dict[str, Any]] = {}
+    absent: dict[str, str] = {}
+    for name in wanted:
+        try:
+            found[name] = measured(name, options.work.resolve() / name, options)
+        except FileNotFoundError as error:
+            absent[name] = f"{error.filename} is not there"
+            print(f"{name} is left out: {absent[name]}", flush=True)
+        except RuntimeError as error:
+            absent[name] = str(error)
+    text = page(found, absent, options)
+    print("\n" + text)
+    if found:
+        print(report.write("finetuning", about, text, {"sets": found, "absent": absent}, folder=options.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
