@@ -31,7 +31,7 @@ _MAX_QUERIES = 128
 _SCORE_BYTES = 4 * 1024 * 1024
 """How large the scores of a chunk's queries may get before fewer are taken at a time: they should stay in the cache."""
 _ROUND = 16
-"""Numbers of keys are multiples of this: oneDNN prepares itself for every new shape."""
+"""Numbers of keys, and of a chunk's queries, are multiples of this: oneDNN makes and keeps a kernel for every shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,11 @@ def _as_mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
 def _queries(tokens: int, keys: int, *, heads: int, dtype: torch.dtype) -> int:
     """Returns how many queries of a chunk are computed at a time."""
     room = _SCORE_BYTES // (heads * keys * dtype.itemsize)
-    return min(tokens, _MAX_QUERIES, max(_ROUND, room // _ROUND * _ROUND))
+    return min(_rounded(tokens), _MAX_QUERIES, max(_ROUND, room // _ROUND * _ROUND))
+
+
+def _rounded(number: int) -> int:
+    return -(-number // _ROUND) * _ROUND
 
 
 def attend(q: Tensor, kv: Tensor, *, pool: KVPool, layer: int, plan: Sequence[Group | LaneGroup], out: Tensor) -> None:
@@ -189,12 +193,12 @@ def _attend_chunk(q: Tensor, pool: KVPool, layer: int, group: Group, out: Tensor
     for first in range(0, group.tokens, len(group.mask)):
         part = slice(first, min(first + len(group.mask), group.tokens))
         rows, seen = part.stop - first, group.start + first
-        length = min(keys.shape[1], -(-(seen + rows) // _ROUND) * _ROUND)
-        queries = _cast(q[part].permute(order), pool.dtype).view(kv_heads, repeats * rows, dim)
-        scores = torch.bmm(queries, keys[:, :length].transpose(1, 2)).view(kv_heads, repeats, rows, length)
-        scores[..., seen:].add_(group.mask[:rows, : length - seen])
-        shares = scores.softmax(dim=-1).view(kv_heads, repeats * rows, length)
-        found = torch.bmm(shares, values[:, :length]).view(kv_heads, repeats, rows, dim)
+        length = min(keys.shape[1], _rounded(seen + rows))
+        queries = torch.zeros(kv_heads, repeats, _rounded(rows), dim, dtype=pool.dtype, device=pool.device)
+        queries[:, :, :rows].copy_(q[part].permute(order))
+        scores = torch.bmm(queries.flatten(1, 2), keys[:, :length].transpose(1, 2)).view(*queries.shape[:3], length)
+        scores[..., seen:].add_(group.mask[: _rounded(rows), : length - seen])
+        found = torch.bmm(scores.softmax(dim=-1).flatten(1, 2), values[:, :length]).view(queries.shape)[:, :, :rows]
         out[part].permute(order).copy_(found)
 
 

@@ -186,7 +186,7 @@ class _Stack:
     linears: dict[tuple[int, str], tuple[Linear, Linear]]
     """From in to the sum of ranks, and from there to out."""
     columns: dict[tuple[int, str], tuple[int, ...]]
-    """The rank that each adapter has there."""
+    """The rank that each adapter has there, and how many columns more belong to none."""
 
     @classmethod
     def of(cls, adapters: Mapping[str, Matrices]) -> "_Stack":
@@ -195,10 +195,17 @@ class _Stack:
             parts = [adapter.get(place) for adapter in adapters.values()]
             a = torch.cat([part[0] for part in parts if part is not None])
             b = torch.cat([part[1] for part in parts if part is not None], dim=1)
+            spare = 0 if len(adapters) == 1 else _filled(len(a)) - len(a)
+            a, b = functional.pad(a, (0, 0, 0, spare)), functional.pad(b, (0, spare))
             precision = "bf16" if a.dtype == torch.bfloat16 else "fp32"
             linears[place] = (make_linear(a, precision=precision), make_linear(b, precision=precision))
-            columns[place] = tuple(0 if part is None else len(part[0]) for part in parts)
+            columns[place] = (*(0 if part is None else len(part[0]) for part in parts), spare)
         return cls(tuple(adapters), linears, columns)
+
+
+def _filled(rank: int) -> int:
+    """Returns the power of two that a sum of ranks is filled up to: oneDNN keeps kernels for every sum it meets."""
+    return 1 << (rank - 1).bit_length()
 
 
 @dataclass(frozen=True, eq=False)

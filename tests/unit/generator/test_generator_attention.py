@@ -8,20 +8,11 @@ import torch
 from services.generator.backend import attention
 from services.generator.backend.kv import KVPool
 from services.generator.domain import Work
-
-HEADS, KV_HEADS, DIM, BLOCK = 4, 2, 8, 4
+from tests.fakes.generator_pool import BLOCK, DIM, HEADS, KV_HEADS, new_pool
 
 
 def pool(num_blocks: int = 400) -> KVPool:
-    made = KVPool(
-        num_layers=2,
-        num_blocks=num_blocks,
-        block_size=BLOCK,
-        kv_heads=KV_HEADS,
-        head_dim=DIM,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
+    made = new_pool(num_blocks)
     made._pool.normal_(generator=torch.Generator().manual_seed(0))
     return made
 

@@ -6,36 +6,24 @@ import pytest
 import torch
 
 from services.generator.backend import attention
-from services.generator.backend.kv import KVPool
 from services.generator.backend.lanes import Lanes, capacity_for
 from services.generator.domain import Work
+from tests.fakes.generator_pool import BLOCK, DIM, HEADS, KV_HEADS, new_pool
 
-HEADS, KV_HEADS, DIM, BLOCK = 4, 2, 8, 4
-
-
-def new_pool(num_blocks: int = 1200) -> KVPool:
-    return KVPool(
-        num_layers=2,
-        num_blocks=num_blocks,
-        block_size=BLOCK,
-        kv_heads=KV_HEADS,
-        head_dim=DIM,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
+NUM_BLOCKS = 1200
 
 
 class Streams:
     """Lets streams of random lengths decode, as a scheduler would, and writes their keys and values."""
 
     def __init__(self, *, max_positions: int, seed: int) -> None:
-        self.pool = new_pool()
+        self.pool = new_pool(NUM_BLOCKS)
         self.lanes = Lanes(self.pool, max_positions=max_positions)
         self.random = random.Random(seed)
         self.torch = torch.Generator().manual_seed(seed)
         self.blocks: dict[int, list[int]] = {}
         self.lengths: dict[int, int] = {}
-        self.free = list(range(1200))
+        self.free = list(range(NUM_BLOCKS))
         self.random.shuffle(self.free)
         self.num_streams = 0
 
