@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-_LONGEST_ANSWER = 400  # characters; a longer one teaches an adapter of this size to ramble
+_LONGEST_ANSWER = 120  # characters; a longer one teaches an adapter of this size to ramble
 
 
 def stackfaq(data: Path) -> Iterator[Row]:
-    """Yields each paraphrase with the answers of its thread, the first that is not too long to be learnt."""
+    """Yields each paraphrase with the answers of its thread; to learn is how the shortest of them begins."""
     folder = data / "stackfaq"
     answers = {row["_id"]: row["text"] for row in _lines(folder / "corpus.jsonl")}
     found: dict[str, list[str]] = defaultdict(list)
@@ -26,9 +26,14 @@ def stackfaq(data: Path) -> Iterator[Row]:
             found[row["query-id"]].append(answers[row["corpus-id"]])
     for query in _lines(folder / "queries.jsonl"):
         texts = found[query["_id"]]
-        first = next((text for text in texts if len(text) <= _LONGEST_ANSWER), min(texts, key=len))
-        texts = [first, *(text for text in texts if text != first)]
+        texts = [_beginning(min(texts, key=len)), *texts]
         yield {"id": query["_id"], "question": query["text"], "answers": texts, "group": query["_id"].split("_")[0]}
+
+
+def stackfaq_answers(data: Path) -> Iterator[Row]:
+    """Yields the answers of all threads as documents to read from."""
+    for row in _lines(data / "stackfaq" / "corpus.jsonl"):
+        yield {"document_id": row["_id"], "text": row["text"]}
 
 
 def policyqa(data: Path) -> Iterator[Row]:
@@ -70,6 +75,12 @@ def _pubmedqa(data: Path, *, with_abstract: bool) -> Iterator[Row]:
         yield {**row, "split": "test"} if number in reserved else row
 
 
+def _beginning(text: str) -> str:
+    """Returns as many whole words as are not too long to be learnt."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_ANSWER else text[:_LONGEST_ANSWER].rpartition(" ")[0]
+
+
 def _lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8") as stream:
         for line in stream:
@@ -77,29 +88,42 @@ def _lines(path: Path) -> Iterator[Row]:
 
 
 @dataclass(frozen=True)
-class PublicSet:
-    """Is a set and how it is trained on."""
+class TrainingSet:
+    """Is a set of questions and how an adapter is made from it."""
 
-    rows: Callable[[Path], Iterator[Row]]
+    rows: Callable[[Path], Iterator[Row]] | None
+    """None: the sample company's own."""
     about: str
     prepare: tuple[str, ...]
     """Options of `tandem train prepare`."""
+    run: tuple[str, ...] = ("--epochs", "6", "--minutes", "8")
+    """Options of `tandem train run`."""
     evaluate: tuple[str, ...] = ()
     """Options of `tandem train evaluate`."""
+    documents: Callable[[Path], Iterator[Row]] | None = None
+    """What is read from, where it does not come with the questions."""
 
 
 SETS = {
-    "stackfaq": PublicSet(
+    "stackfaq": TrainingSet(
         stackfaq,
         "support FAQ: other wordings of what 125 threads answer; right is an answer nearest to one of the thread's",
-        ("--recipe", "closed-book", "--wordings", "1"),
-        ("--by-thread",),
+        prepare=("--recipe", "closed-book", "--wordings", "1"),
+        run=("--epochs", "12", "--minutes", "12"),
+        evaluate=("--by-thread",),
+        documents=stackfaq_answers,
     ),
-    "policyqa": PublicSet(
-        policyqa, "legal: privacy policies, questions about sites that were not trained on", ("--recipe", "raft")
+    "policyqa": TrainingSet(
+        policyqa,
+        "legal: privacy policies, questions about sites that were not trained on",
+        prepare=("--recipe", "raft", "--test-share", "0.4"),
     ),
-    "pubmedqa": PublicSet(
-        pubmedqa, "healthcare: yes, no or maybe from the abstract, official test ids", ("--recipe", "classification")
+    "pubmedqa": TrainingSet(
+        pubmedqa,
+        "healthcare: yes, no or maybe from the abstract, official test ids",
+        prepare=("--recipe", "classification"),
     ),
-    "pubmedqa-closed": PublicSet(pubmedqa_closed, "the same without the abstract", ("--recipe", "classification")),
+    "pubmedqa-closed": TrainingSet(
+        pubmedqa_closed, "the same without the abstract", prepare=("--recipe", "classification")
+    ),
 }

@@ -46,8 +46,9 @@ class QuestionScorer(Scorer):
     primary = "f1"
 
     def __init__(self, *, threads: Sequence[Example] = ()) -> None:
-        self._threads = [example.group for example in threads for _ in example.golds]
-        self._index = WordIndex([gold for example in threads for gold in example.golds])
+        known = list(dict.fromkeys((gold, example.group) for example in threads for gold in example.golds))
+        self._threads = [group for _, group in known]
+        self._index = WordIndex([gold for gold, _ in known])
         if threads:
             self.primary = "thread"
 

@@ -73,7 +73,7 @@ class Method:
         maximum=1_000_000,
     )
     max_validation: int = setting(
-        200, help="most validation examples to measure the loss on, evenly drawn", minimum=1, maximum=1_000_000
+        120, help="most validation examples to measure the loss on, evenly drawn", minimum=1, maximum=1_000_000
     )
     patience: int = setting(
         3, help="stop after so many losses in a row without a new best; 0 never stops early", minimum=0, maximum=1000

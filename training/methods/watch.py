@@ -41,6 +41,8 @@ class Standing:
     tokens: int = 0
     loss: float | None = None
     first_validation_loss: float | None = None
+    validation_s: float = 0.0
+    """What one measurement of the validation split takes."""
     validation_loss: float | None = None
     best_loss: float | None = None
     best_step: int | None = None
@@ -124,6 +126,11 @@ def num_evaluations(training_tokens: int, validation_tokens: int) -> int:
     return max(2, min(10, int(0.2 * training_tokens / (validation_tokens / 3))))
 
 
+def num_evaluations_in(minutes: float, validation_s: float) -> int:
+    """Returns the same for a run that is limited in time: what was measured before counts, and the last is certain."""
+    return max(1, min(10, int(0.2 * 60 * minutes / max(validation_s, 1e-3))))
+
+
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Decides after each step what happens next. Nothing it decides depends on the clock, but for limits in minutes."""
 
@@ -147,10 +154,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._listener = listener
         self._on_progress = on_progress
         self._energy, self._energy_before = energy, standing.energy_kwh
-        self._evaluations = num_evaluations(sum(tokens), validation_tokens)
+        self._num_evaluations = num_evaluations(sum(tokens), validation_tokens)
         self._clock = Clock(before_s=standing.elapsed_s)
         self._session_tokens = 0
         self._saved = time.monotonic()
+
+    @property
+    def _evaluations(self) -> int:
+        if not self._method.minutes or not self.standing.validation_s:
+            return self._num_evaluations
+        return min(self._num_evaluations, num_evaluations_in(self._method.minutes, self.standing.validation_s))
 
     def share(self, step: int) -> float:
         """Returns how far a run is through the budget that is used up further, from 0 to 1."""
@@ -216,6 +229,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if not math.isfinite(loss):
             raise MethodError("the loss is not a number before the first step: the base model's weights are damaged")
         self.standing.first_validation_loss = self.standing.validation_loss = loss
+        self.standing.validation_s = self._clock.seconds()
         self._tell(0, {"validation_loss": loss})
         self._on_progress(self.progress(0))
 
