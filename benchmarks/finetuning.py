@@ -68,11 +68,11 @@ def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> Path:
 
 def prepare(chosen: TrainingSet, data: Path, work: Path, seed: int) -> None:
     """Makes the dataset of a set in work/dataset."""
-    source, extra = ROOT / "examples" / "company", ()
+    source, extra = ROOT / "examples" / "company", list[str]()
     if chosen.rows is not None:
         source = write_rows(chosen.rows(data), work / "rows.jsonl")
     if chosen.documents is not None:
-        extra = ("--documents", str(write_rows(chosen.documents(data), work / "documents.jsonl")))
+        extra += ["--documents", str(write_rows(chosen.documents(data), work / "documents.jsonl"))]
     out = ("--out", str(work / "dataset"), "--seed", str(seed), "--replace")
     train("prepare", str(source), *chosen.prepare, *extra, *out)
 

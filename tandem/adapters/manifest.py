@@ -68,7 +68,7 @@ class Manifest:
     method: str
     """One of METHODS."""
     recipe: str
-    """How the examples were made, for example "closed_book" or "raft"."""
+    """How the examples were made, for example "closed-book" or "raft"."""
     created: str
     """When, RFC 3339 in UTC."""
     created_by: str

@@ -37,7 +37,7 @@ def manifest(weights: bytes, *, tenant: str = "halden", name: str = "answers", *
     """Returns the manifest of an adapter with these weights, without its files."""
     fields = {
         "method": "lora",
-        "recipe": "closed_book",
+        "recipe": "closed-book",
         "created": "2026-11-22T10:00:00Z",
         "created_by": "the tests",
         "code_version": "0",

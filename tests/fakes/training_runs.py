@@ -24,7 +24,7 @@ def write_inputs(folder: Path, *, num_train: int = 12, num_validation: int = 4) 
         for split, count in splits.items()
     }
     inputs = {"facts.jsonl": "5" * 64}
-    return base, write_dataset(folder / "dataset", made, recipe="closed_book", seed=3, inputs=inputs)
+    return base, write_dataset(folder / "dataset", made, recipe="closed-book", seed=3, inputs=inputs)
 
 
 def method(name: str = "lora", **changes: Any) -> Method:

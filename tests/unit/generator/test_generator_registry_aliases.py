@@ -163,7 +163,7 @@ async def test_a_candidate_that_fails_a_check_changes_nothing(tmp_path: Path, ki
         bench.alias(old, bad, 0.25)
         before = bench.on_disk()
         manifest = tmp_path / "halden" / "answers" / "versions" / bad / "manifest.json"
-        manifest.write_bytes(manifest.read_bytes().replace(b"closed_book", b"closed_bock"))
+        manifest.write_bytes(manifest.read_bytes().replace(b"closed-book", b"closed-bock"))
         await bench.registry.load("answers", tenant="halden")
         bench.lot = 0.0
         assert bench.got() == old

@@ -26,7 +26,7 @@ def example(name: str, **changes: Any) -> Example:
 
 def write(folder: Path, **options: Any) -> Dataset:
     splits = {"train": [example("a"), example("b")], "validation": [example("c")], "test": [example("d")]}
-    arguments = {"recipe": "closed_book", "seed": 3, "inputs": {"faq.csv": "0" * 64}} | options
+    arguments = {"recipe": "closed-book", "seed": 3, "inputs": {"faq.csv": "0" * 64}} | options
     return write_dataset(folder, arguments.pop("splits", splits), **arguments)
 
 
@@ -36,7 +36,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert found == written
     assert found.counts == {"train": 2, "validation": 1, "test": 1}
     assert found.split("test") == (example("d"),)
-    assert (found.recipe, found.seed, found.config) == ("closed_book", 3, {"share": 0.2})
+    assert (found.recipe, found.seed, found.config) == ("closed-book", 3, {"share": 0.2})
     assert found.attachment("report.json") == b"{}"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
 

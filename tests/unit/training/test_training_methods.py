@@ -16,6 +16,7 @@ from tests.fakes.training_runs import example
 from training.methods import Method, MethodError, models
 from training.methods.batches import Encoded, by_length, encode, encode_all, evenly, schedule, shared_prefix
 from training.methods.loss import summed_loss
+from training.methods.watch import num_evaluations, num_evaluations_in
 
 token_lists = st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple)
 
@@ -152,3 +153,20 @@ def test_gradients_flow_through_what_is_shared() -> None:
         grads.append([weight.grad for weight in model.parameters()])
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "validation_s", "expected"),
+    [(10, 1.0, 10), (10, 40.0, 3), (1.5, 45.0, 1), (10, 0.0, 10), (0.01, 600.0, 1)],
+)
+def test_validation_takes_a_fifth_of_a_limited_run_at_most_but_comes_once(
+    minutes: float, validation_s: float, expected: int
+) -> None:
+    assert num_evaluations_in(minutes, validation_s) == expected
+
+
+def test_validation_takes_a_fifth_of_the_computing_at_most_and_is_left_out_where_there_is_none() -> None:
+    assert num_evaluations(training_tokens=1000, validation_tokens=0) == 0
+    assert num_evaluations(training_tokens=90_000, validation_tokens=3_000) == 10
+    assert num_evaluations(training_tokens=90_000, validation_tokens=9_000) == 6
+    assert num_evaluations(training_tokens=90_000, validation_tokens=900_000) == 2
