@@ -25,7 +25,7 @@ from tandem.telemetry import Telemetry
 from tandem.v1 import generator_service_pb2 as pb
 from tandem.v1 import generator_service_pb2_grpc as pb_grpc
 from tests.fakes.adapter_versions import CIPHER, TRUST, publish
-from tests.fakes.generator_model import write_adapter
+from tests.fakes.generator_model import write_adapter, write_model
 
 PRINCIPALS = {
     "alice": Principal(subject="alice", tenant="halden", roles=frozenset({"user"})),
@@ -62,6 +62,22 @@ def publish_random(
         return publish(
             files / "adapters", made, tenant=tenant, name=name, base_sha256=base, stable=stable, cipher=cipher
         )
+
+
+def write_files(root: Path) -> Path:
+    """Writes the tiny model and two tenants' adapters, of which three cannot be served, and returns the folder."""
+    write_model(root / "tiny")
+    publish_random(root, "halden/answers", seed=1)
+    publish_random(root, "halden/reading", seed=2, cipher=CIPHER)
+    publish_random(root, "brightwater/secret", seed=3)
+    publish_random(root, "_shared/style", seed=4)
+    publish_random(root, "halden/foreign", seed=5, width=40)
+    pickled = publish_random(root, "halden/pickle", seed=6)
+    for file in pickled.iterdir():
+        file.unlink()
+    (pickled / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    (publish_random(root, "halden/broken", seed=7) / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
+    return root
 
 
 @dataclass
