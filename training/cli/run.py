@@ -59,7 +59,7 @@ def run(
     """Train on a dataset: low-rank adapter (lora), prefix (prefix) or all weights (full).
 
     Checkpoints are written every few minutes; a run that was killed goes on with --resume, to the same result. It
-    stops early where the validation loss gets no better. The same seed and machine give the same weights on a CPU.
+    stops early where the validation split gets no better. The same seed and machine give the same weights on a CPU.
     """
     with telling(as_json=as_json):
         given = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "rank": rank, "seed": seed}
@@ -127,6 +127,7 @@ def _note(progress: "Progress") -> str:
     parts = [
         "" if math.isnan(progress.loss) else f"loss {progress.loss:.3f}",
         "" if progress.validation_loss is None else f"validation {progress.validation_loss:.3f}",
+        "" if progress.validation_exact is None else f"{progress.validation_exact:.0%} word for word",
         f"{progress.tokens_per_second:.0f} tokens/s" if progress.step else "",
     ]
     return ", ".join(filter(None, parts))
@@ -145,7 +146,8 @@ def _tell(outcome: "Outcome", page: Path, *, as_json: bool) -> None:
     )
     before, after = result["validation_loss_before"], result["validation_loss"]
     if before is not None and after is not None:
-        console.print(f"validation loss {before:.3f} before, {after:.3f} after", markup=False, soft_wrap=True)
+        exact = f"{result['validation_exact']:.0%} of the validation answers word for word"
+        console.print(f"validation loss {before:.3f} before, {after:.3f} after; {exact}", markup=False, soft_wrap=True)
     console.print(
         f"weights {outcome.weights}, sha256 {outcome.sha256[:12]}…; report {page}", markup=False, soft_wrap=True
     )

@@ -22,6 +22,24 @@ def summed_loss(model: Any, batch: Sequence[Encoded], prefix: int) -> tuple[Tens
 
     `model` is a causal language model or a PEFT model of one; `prefix` says how many tokens all prompts share.
     """
+    logits, labels, _ = _answer_logits(model, batch, prefix)
+    return nn.functional.cross_entropy(logits, labels, reduction="sum"), len(labels)
+
+
+@torch.no_grad()
+def held_out(model: Any, batch: Sequence[Encoded], prefix: int) -> tuple[float, int, int]:
+    """Returns the same, and how many of the answers the model would give word for word.
+
+    Where each token of an answer is the likeliest after those before it, greedy decoding says that very answer.
+    """
+    logits, labels, rows = _answer_logits(model, batch, prefix)
+    loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    missed = set(rows[logits.argmax(-1) != labels].tolist())
+    return float(loss), len(labels), len(batch) - len(missed)
+
+
+def _answer_logits(model: Any, batch: Sequence[Encoded], prefix: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns logits (N, V), labels (N) and rows of the batch (N) of its N answer tokens."""
     causal = model.get_base_model() if hasattr(model, "peft_config") else model
     device = causal.device
     tokens, labels = _rows(batch, prefix)
@@ -32,10 +50,10 @@ def summed_loss(model: Any, batch: Sequence[Encoded], prefix: int) -> tuple[Tens
         cache.batch_repeat_interleave(len(batch))
     # Rows are padded on the right: a causal model's real tokens never see the padding, so no mask is needed.
     hidden = causal.base_model(input_ids=tokens.to(device), past_key_values=cache, use_cache=True).last_hidden_state
-    wanted = labels != _IGNORE
-    logits = causal.get_output_embeddings()(hidden[wanted.to(device)])
-    loss = nn.functional.cross_entropy(logits.float(), labels[wanted].to(device), reduction="sum")
-    return loss, int(wanted.sum())
+    wanted = (labels != _IGNORE).to(device)
+    labels = labels.to(device)[wanted]
+    logits = causal.get_output_embeddings()(hidden[wanted])
+    return logits.float(), labels, wanted.nonzero()[:, 0]
 
 
 def _cache(model: Any, rows: int) -> Any:

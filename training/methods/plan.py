@@ -67,20 +67,24 @@ class Method:
     )
     evaluate_steps: int = setting(
         0,
-        help="steps between losses on the validation split; 0 for ten in a run, or fewer where they would take "
+        help="steps between measurements of the validation split; 0 for ten in a run, or fewer where they would take "
         "more than a fifth of it",
         minimum=0,
         maximum=1_000_000,
     )
     max_validation: int = setting(
-        120, help="most validation examples to measure the loss on, evenly drawn", minimum=1, maximum=1_000_000
+        120, help="most validation examples to measure, evenly drawn", minimum=1, maximum=1_000_000
     )
     patience: int = setting(
-        3, help="stop after so many losses in a row without a new best; 0 never stops early", minimum=0, maximum=1000
+        3,
+        help="stop after so many measurements in a row without a new best; 0 never stops early",
+        minimum=0,
+        maximum=1000,
     )
     keep: str = setting(
         "best",
-        help="which weights a run ends with: those of the lowest validation loss, or the last",
+        help="which weights a run ends with: those that say most validation answers word for word (the lowest loss "
+        "decides between equals), or the last",
         choices=("best", "last"),
     )
     checkpoint_steps: int = setting(

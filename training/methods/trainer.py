@@ -17,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 
 from training.methods.batches import Encoded, by_length, shared_prefix
 from training.methods.checkpoints import Checkpoints
-from training.methods.loss import summed_loss
+from training.methods.loss import held_out, summed_loss
 from training.methods.models import computing
 from training.methods.plan import Method, MethodError
 from training.methods.watch import Standing, Watch
@@ -99,21 +99,22 @@ class TandemTrainer(Trainer):  # type: ignore[misc]
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
         """Measures the validation split, and lets the Watch weigh it."""
-        metrics = {f"{metric_key_prefix}_loss": self.validation_loss()}
+        loss, exact = self.validate()
+        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_exact": exact}
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def validation_loss(self) -> float:
-        """Returns the mean loss over the answer tokens of the validation split."""
+    def validate(self) -> tuple[float, float]:
+        """Returns the validation split's mean loss over answer tokens, and its share of answers said word for word."""
         prefix = shared_prefix(self._validation)
-        total, count = 0.0, 0
+        total, count, exact = 0.0, 0, 0
         self.model.eval()
-        with torch.no_grad(), computing(self.model, self._method):
+        with computing(self.model, self._method):
             for batch in by_length(self._validation, self._method):
-                loss, tokens = summed_loss(self.model, [self._validation[index] for index in batch], prefix)
-                total, count = total + float(loss), count + tokens
+                loss, tokens, right = held_out(self.model, [self._validation[index] for index in batch], prefix)
+                total, count, exact = total + loss, count + tokens, exact + right
         self.model.train()
-        return total / count
+        return total / count, exact / len(self._validation)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Returns 0: nobody reads the estimate."""

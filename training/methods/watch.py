@@ -25,6 +25,8 @@ class Progress:
     """Moving mean over about 20 steps; NaN before the first."""
     validation_loss: float | None
     """The latest; None without a validation split."""
+    validation_exact: float | None
+    """The latest share of validation answers that the model would give word for word."""
     best_step: int | None
     tokens_per_second: float
     elapsed_s: float
@@ -44,7 +46,9 @@ class Standing:
     validation_s: float = 0.0
     """What one measurement of the validation split takes."""
     validation_loss: float | None = None
+    validation_exact: float | None = None
     best_loss: float | None = None
+    best_exact: float | None = None
     best_step: int | None = None
     num_evaluations: int = 0
     num_worse: int = 0
@@ -209,28 +213,34 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._on_progress(self.progress(step))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
-        """Weighs a loss on the validation split: a new best is saved, too many without one end the run."""
-        loss, standing = metrics["eval_loss"], self.standing
-        standing.validation_loss = loss
+        """Weighs a measurement of the validation split: a new best is saved, too many without one end the run.
+
+        The best says most answers word for word, and of those that say as many the one with the lowest loss: the loss
+        alone rises while a model that grows sure of itself still learns.
+        """
+        loss, exact, standing = metrics["eval_loss"], metrics["eval_exact"], self.standing
+        standing.validation_loss, standing.validation_exact = loss, exact
         standing.num_evaluations += 1
-        if standing.best_loss is None or loss < standing.best_loss:
-            standing.best_loss, standing.best_step, standing.num_worse = loss, state.global_step, 0
+        if standing.best_loss is None or (exact, -loss) > (standing.best_exact or 0.0, -standing.best_loss):
+            standing.best_loss, standing.best_exact = loss, exact
+            standing.best_step, standing.num_worse = state.global_step, 0
             control.should_save = True
         else:
             standing.num_worse += 1
         if self._method.patience and standing.num_worse >= self._method.patience and standing.stopped is None:
             standing.stopped = "early"
             control.should_training_stop = control.should_save = True
-        self._tell(state.global_step, {"validation_loss": loss})
+        self._tell(state.global_step, {"validation_loss": loss, "validation_exact": exact})
         self._on_progress(self.progress(state.global_step))
 
-    def first(self, loss: float) -> None:
-        """Takes the validation loss before the first step; raises MethodError where it is not a number."""
+    def first(self, loss: float, exact: float) -> None:
+        """Takes the measurement before the first step; raises MethodError where it is not a number."""
         if not math.isfinite(loss):
             raise MethodError("the loss is not a number before the first step: the base model's weights are damaged")
         self.standing.first_validation_loss = self.standing.validation_loss = loss
+        self.standing.validation_exact = exact
         self.standing.validation_s = self._clock.seconds()
-        self._tell(0, {"validation_loss": loss})
+        self._tell(0, {"validation_loss": loss, "validation_exact": exact})
         self._on_progress(self.progress(0))
 
     def saving(self) -> Standing:
@@ -252,6 +262,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             epoch=epochs * step / self._num_steps,
             loss=math.nan if self.standing.loss is None else self.standing.loss,
             validation_loss=self.standing.validation_loss,
+            validation_exact=self.standing.validation_exact,
             best_step=self.standing.best_step,
             tokens_per_second=self._session_tokens / session,
             elapsed_s=elapsed,

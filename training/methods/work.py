@@ -155,7 +155,7 @@ class Work:
     def _learn(self, trainer: TandemTrainer, watch: Watch) -> None:
         if self.start is None:
             if self.validation:
-                watch.first(trainer.validation_loss())
+                watch.first(*trainer.validate())
             trainer.train()
         else:
             log.info("resuming", extra={"step": self.start, "num_steps": len(self.steps)})
@@ -181,6 +181,7 @@ class Work:
         standing, record, folder = watch.standing, self.run.record, self.run.folder
         steps = self.checkpoints.steps()[-1]
         kept = record.pop("kept_step")
+        best = kept == standing.best_step
         record["result"] = {
             "stopped": standing.stopped,
             "steps": steps,
@@ -190,7 +191,8 @@ class Work:
             "tokens": standing.tokens,
             "loss": standing.loss,
             "validation_loss_before": standing.first_validation_loss,
-            "validation_loss": standing.best_loss if kept == standing.best_step else standing.validation_loss,
+            "validation_loss": standing.best_loss if best else standing.validation_loss,
+            "validation_exact": standing.best_exact if best else standing.validation_exact,
             "num_weights": record.pop("num_weights"),
             "minutes": round(standing.elapsed_s / 60, 2),
             "energy": {"kwh": standing.energy_kwh, "source": energy.source},

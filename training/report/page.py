@@ -95,6 +95,7 @@ def _training(run: Run) -> dict[str, Any]:
             "loss": _rounded(result["loss"]),
             "validation loss": f"{_rounded(result['validation_loss_before'])} before, "
             f"{_rounded(result['validation_loss'])} after",
+            "validation answers word for word": _rounded(result["validation_exact"]),
         }
     return found | {"settings": _listed({k: v for k, v in record["method"].items() if k != "name"})}
 

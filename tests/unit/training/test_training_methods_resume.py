@@ -46,7 +46,16 @@ def killed_at(step: int, inputs: Path, out: Path, name: str) -> None:
 
 def same(one: Outcome, other: Outcome) -> None:
     assert one.sha256 == other.sha256
-    keys = ("stopped", "steps", "kept_step", "tokens", "loss", "validation_loss", "validation_loss_before")
+    keys = (
+        "stopped",
+        "steps",
+        "kept_step",
+        "tokens",
+        "loss",
+        "validation_loss",
+        "validation_exact",
+        "validation_loss_before",
+    )
     assert [one.run.result[key] for key in keys] == [other.run.result[key] for key in keys]
     assert Journal.read(one.run.journal) == Journal.read(other.run.journal)
 

@@ -99,10 +99,11 @@ def test_a_run_without_progress_stops_early_and_keeps_its_best(inputs: Path) -> 
     wild = method(epochs=40, learning_rate=0.5, warmup_steps=0, evaluate_steps=1, patience=2)
     done = run(inputs, inputs / "run", wild)
     result, rows = done.run.result, Journal.read(done.run.journal)
-    losses = {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row and row["step"]}
+    held = [row for row in rows if "validation_loss" in row and row["step"]]
+    worth = {row["step"]: (row["validation_exact"], -row["validation_loss"]) for row in held}
     assert result["stopped"] == "early"
     assert result["steps"] < result["num_steps"] == 120
-    assert result["kept_step"] == min(losses, key=lambda step: losses[step]) == result["steps"] - 2
+    assert result["kept_step"] == max(worth, key=lambda step: worth[step]) == result["steps"] - 2
     trained = load_trained(done.run)
     assert loss_of(trained.model, inputs) == pytest.approx(result["validation_loss"], rel=0.1)
 
