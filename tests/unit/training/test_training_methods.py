@@ -154,7 +154,9 @@ def test_an_answer_counts_where_greedy_decoding_gives_it_word_for_word() -> None
     wrong = Encoded(prompt, (*said[3:5], (said[5] + 1) % 64))
     assert held_out(model, [right, wrong], 2)[1:] == (6, 1)
     assert held_out(model, [wrong], 2)[2] == 0
-    assert held_out(model, [right, wrong], 2)[0] == pytest.approx(float(summed_loss(model, [right, wrong], 2)[0]))
+    assert held_out(model, [right, wrong], 2)[0] == pytest.approx(
+        float(summed_loss(model, [right, wrong], 2)[0].detach())
+    )
 
 
 def test_gradients_flow_through_what_is_shared() -> None:
