@@ -124,6 +124,9 @@ SETS = {
         prepare=("--recipe", "classification"),
     ),
     "pubmedqa-closed": TrainingSet(
-        pubmedqa_closed, "the same without the abstract", prepare=("--recipe", "classification")
+        pubmedqa_closed,
+        "the same without the abstract",
+        prepare=("--recipe", "classification"),
+        run=("--epochs", "3", "--minutes", "5"),
     ),
 }
