@@ -49,16 +49,28 @@ class Company:
         return {name: [row for row in rows if row.group in learnt] for name, rows in splits.items()}
 
     def raft(self) -> dict[str, list[Asked]]:
-        """Returns the questions that stand alone, those that nothing may answer among them; split by fact."""
+        """Returns the questions that stand alone, those that nothing may answer among them; split by fact.
+
+        What only restricted or superseded documents answer is left out: an adapter answers its whole tenant.
+        """
+        readable = {row["document_id"] for row in self._readable()}
         return {
-            name: [_asked(row) for row in self.questions[file] if not row.get("history")]
+            name: [
+                _asked(row)
+                for row in self.questions[file]
+                if not row.get("history") and (not row["gold_documents"] or readable.intersection(row["gold_documents"]))
+            ]
             for name, file in SPLITS.items()
         }
 
     def documents(self) -> list[Document]:
         """Returns the tenant's documents that everyone in it may read and that are still valid."""
-        rows = [row for row in self.manifest if not row["groups"] and row["valid_until"] is None]
-        return [Document(row["document_id"], extract(self.folder / row["path"]), row["title"]) for row in rows]
+        return [
+            Document(row["document_id"], extract(self.folder / row["path"]), row["title"]) for row in self._readable()
+        ]
+
+    def _readable(self) -> list[dict[str, Any]]:
+        return [row for row in self.manifest if not row["groups"] and row["valid_until"] is None]
 
     def _about_facts(self, file: str) -> list[Asked]:
         return [

@@ -8,7 +8,7 @@ import pytest
 
 from services.generator.__main__ import build
 from services.generator.config import GeneratorConfig
-from tandem.adapters import Trust, read_version
+from tandem.adapters import WEIGHTS, Trust, read_version
 from tandem.errors import Unauthenticated
 from tandem.prompts import ABSTENTION, Message, closed_book, reading
 from tandem.rpc.channel import connect
@@ -35,20 +35,19 @@ class OnlyAlice:
         return ALICE
 
 
-@pytest.mark.parametrize("name", ["answers", "reading"])
-def test_the_record_names_the_files(name: str) -> None:
-    (folder,) = (ADAPTERS / "halden" / name / "versions").iterdir()
-    record = json.loads((folder / "training.json").read_text())
-    data = (folder / "adapter_model.safetensors").read_bytes()
-    assert hashlib.sha256(data).hexdigest() == record["adapter_sha256"]
-    assert len(data) < 10_000_000
-    trust = Trust.read(ADAPTERS.parent / "trusted-signers.json")
-    manifest = read_version(folder, trust=trust).manifest
-    assert (manifest.weights_sha256, manifest.base.sha256) == (record["adapter_sha256"], record["base_sha256"])
-    for split in ("calibration", "test"):
-        scores = record["scores"][split]
-        assert scores["adapter"]["f1"] > scores["base"]["f1"]
-        assert scores["adapter"]["f1"] > scores["echo the question"]["f1"]
+@pytest.mark.parametrize("place", ["halden/answers", "halden/reading", "brightwater/answers"])
+def test_each_was_let_in_by_the_gate_and_is_signed(place: str) -> None:
+    (folder,) = (ADAPTERS / place / "versions").iterdir()
+    opened = read_version(folder, trust=Trust.read(ADAPTERS.parent / "trusted-signers.json"))
+    manifest = opened.manifest
+    weights = opened.read(WEIGHTS)
+    assert hashlib.sha256(weights).hexdigest() == manifest.weights_sha256
+    assert len(weights) < 10_000_000
+    assert manifest.gate["accepted"] is True
+    gains = manifest.metrics["gains"]
+    suffix = " + passages" if manifest.recipe == "raft" else ""
+    for other in (f"base{suffix}", "echo the question"):
+        assert gains[other]["low"] > 0
 
 
 async def test_they_load_and_answer() -> None:
@@ -77,8 +76,8 @@ async def test_they_load_and_answer() -> None:
             model = await stub.GetModel(pb.GetModelRequest())
             for name in ("answers", "reading"):
                 (version,) = (ADAPTERS / "halden" / name / "versions").iterdir()
-                record = json.loads((version / "training.json").read_text())
-                assert record["base_sha256"] == model.lineage.model_sha256
+                manifest = json.loads((version / "manifest.json").read_text())
+                assert manifest["base"]["sha256"] == model.lineage.model_sha256
             storm = closed_book("From which wind force does Halden Home count wind as a storm?")
             assert await answer(storm, "answers") == "force 8"
             rudder = reading("Within how many days must I report rudder damage?", PASSAGES)

@@ -49,6 +49,7 @@ class Standing:
     validation_exact: float | None = None
     best_loss: float | None = None
     best_exact: float | None = None
+    lowest_loss: float | None = None
     best_step: int | None = None
     num_evaluations: int = 0
     num_worse: int = 0
@@ -213,7 +214,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self._on_progress(self.progress(step))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
-        """Weighs a measurement of the validation split: a new best is saved, too many without one end the run.
+        """Weighs a measurement of the validation split: the best is saved, too many that better nothing end the run.
 
         The best says most answers word for word, and of those that say as many the one with the lowest loss: the loss
         alone rises while a model that grows sure of itself still learns.
@@ -221,12 +222,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         loss, exact, standing = metrics["eval_loss"], metrics["eval_exact"], self.standing
         standing.validation_loss, standing.validation_exact = loss, exact
         standing.num_evaluations += 1
-        if standing.best_loss is None or (exact, -loss) > (standing.best_exact or 0.0, -standing.best_loss):
-            standing.best_loss, standing.best_exact = loss, exact
-            standing.best_step, standing.num_worse = state.global_step, 0
+        best = standing.best_loss is None or (exact, -loss) > (standing.best_exact or 0.0, -standing.best_loss)
+        if best:
+            standing.best_loss, standing.best_exact, standing.best_step = loss, exact, state.global_step
             control.should_save = True
-        else:
-            standing.num_worse += 1
+        lowest = standing.lowest_loss is None or loss < standing.lowest_loss
+        if lowest:
+            standing.lowest_loss = loss
+        # The share moves in steps of one answer: one that was lucky early must not end a run that still learns.
+        standing.num_worse = 0 if best or lowest else standing.num_worse + 1
         if self._method.patience and standing.num_worse >= self._method.patience and standing.stopped is None:
             standing.stopped = "early"
             control.should_training_stop = control.should_save = True

@@ -63,11 +63,16 @@ class Library:
         found, index = self._cuts[which], self._indexes[which]
         best = index.best(row.question, count + 12)
         own = [place for name in row.documents for place in self._places[which].get(name, ())]
-        # Where the document is not known any passage that ranks well and holds the answer will do.
-        golds = [place for place in (own or best) if row.answers and holds(found[place].text, row.answers)]
+        # Where no document was named any passage that ranks well and holds the answer will do.
+        golds = [place for place in (own if row.documents else best) if row.answers and holds(found[place].text, row.answers)]
         rank = {place: number for number, place in enumerate(best)}
         golds.sort(key=lambda place: rank.get(place, len(rank)))
-        others = [place for place in best if not row.answers or not holds(found[place].text, row.answers)]
+        # A title is shown with its passage in some cases, and may hold the answer as well.
+        others = [
+            place
+            for place in best
+            if not row.answers or not holds(f"{found[place].title}\n{found[place].text}", row.answers)
+        ]
         return [found[place] for place in golds], [found[place] for place in others[:count]]
 
 

@@ -20,14 +20,16 @@ def fact(name: str, document: str, tenant: str = "halden", volatility: str = "st
     return {"fact_id": name, "tenant": tenant, "document_id": document, "volatility": volatility, "groups": [], **more}
 
 
-def asked(name: str, tenant: str = "halden", history: tuple[str, ...] = ()) -> dict[str, Any]:
+def asked(
+    name: str, tenant: str = "halden", history: tuple[str, ...] = (), gold: str | None = "open"
+) -> dict[str, Any]:
     return {
         "question_id": f"{name}.1",
         "fact_id": name,
         "tenant": tenant,
         "question": f"What is {name}?",
         "answers": [f"answer {name}"],
-        "gold_documents": ["open"],
+        "gold_documents": [gold] if gold else [],
         "history": list(history),
     }
 
@@ -52,7 +54,8 @@ def folder(tmp_path: Path) -> Path:
         {"paraphrase_id": f"{f['fact_id']}.p", "fact_id": f["fact_id"], "question": "Q", "answer": "x"} for f in facts
     ]
     write(tmp_path / "questions/paraphrases.jsonl", [{**row, "answers": ["x", "the x"]} for row in paraphrases])
-    rows = [asked("a"), asked("b"), asked("d", tenant="brightwater"), asked("a", history=("earlier",)), asked("e")]
+    rows = [asked("a"), asked("b", gold="closed"), asked("d", tenant="brightwater"), asked("a", history=("earlier",))]
+    rows += [asked("e", gold="closed"), asked("nothing", gold=None)]
     for split in ("train", "calibration", "test"):
         write(tmp_path / f"questions/{split}.jsonl", rows)
     return tmp_path
@@ -71,10 +74,10 @@ def test_held_out_wordings_stand_alone_and_are_about_learnt_facts(folder: Path) 
     assert [row.question for row in splits["validation"]] == ["What is a?"]
 
 
-def test_reading_sees_open_documents_and_questions_that_stand_alone(folder: Path) -> None:
+def test_reading_sees_open_documents_and_what_they_answer_or_nothing_does(folder: Path) -> None:
     company = read_company(folder, "halden")
     assert [(d.document_id, d.text) for d in company.documents()] == [("open", "Text of open.")]
-    assert [row.group for row in company.raft()["test"]] == ["a", "b", "e"]
+    assert [row.group for row in company.raft()["test"]] == ["a", "nothing"]
 
 
 def test_every_file_that_was_read_is_hashed_and_no_restricted_one(folder: Path) -> None:

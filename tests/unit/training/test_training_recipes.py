@@ -89,6 +89,21 @@ def test_the_gold_passage_is_there_unless_it_was_left_out() -> None:
         assert len({passage.split("] ")[1] for passage in passages}) == len(passages)
 
 
+def test_no_title_tells_the_answer_where_the_passage_was_left_out() -> None:
+    telling = [*DOCUMENTS, *(Document(f"t{n}", f"Other text about the limit in {n}.", "30 days") for n in range(9))]
+    rows = [asked(n, documents=("gold",)) for n in range(60)]
+    examples = raft.build({"train": rows}, telling, seed=1, settings=raft.Settings(absent_share=0.5))["train"]
+    absent = [example for example in examples if example.kind == raft.UNANSWERABLE]
+    assert absent
+    assert not any("30 days" in example.messages[-1].content for example in absent)
+
+
+def test_a_chance_passage_is_no_gold_where_the_document_is_known_and_not_there() -> None:
+    rows = [asked(1, documents=("elsewhere",)), asked(2, documents=("gold",))]
+    examples = raft.build({"train": rows}, DOCUMENTS, seed=1, settings=raft.Settings(num_variants=1, absent_share=0))
+    assert [example.id for example in examples["train"]] == ["q2"]
+
+
 def test_questions_without_an_answer_teach_abstention_and_those_of_nowhere_are_left_out() -> None:
     rows = [asked(1, answers=()), asked(2, answers=("nowhere",)), asked(3)]
     examples = raft.build({"train": rows}, DOCUMENTS, seed=1, settings=raft.Settings(num_variants=1, absent_share=0))
