@@ -58,7 +58,8 @@ class Company:
             name: [
                 _asked(row)
                 for row in self.questions[file]
-                if not row.get("history") and (not row["gold_documents"] or readable.intersection(row["gold_documents"]))
+                if not row.get("history")
+                and (not row["gold_documents"] or readable.intersection(row["gold_documents"]))
             ]
             for name, file in SPLITS.items()
         }

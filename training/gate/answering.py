@@ -107,7 +107,8 @@ class ModelAnswerer:
                 logits = self._model(input_ids=ids).logits[0, :-1].float()
             total += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
             count += len(tokens) - 1
-        return math.exp(total / max(1, count))
+        # Beyond the range of floats all is forgotten; NaN stays NaN.
+        return math.exp(min(total / max(1, count), 700.0))
 
     def _encoded(self, prompt: Prompt) -> list[int]:
         chat = [{"role": message.role, "content": message.content} for message in prompt]

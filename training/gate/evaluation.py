@@ -45,9 +45,10 @@ class Evaluation:
     arms: dict[str, Arm]
     gains: dict[str, Interval]
     """By how much the candidate is above each other arm, paired by question, drawn over groups."""
-    perplexity: dict[str, float]
-    forgetting: float
-    """The candidate's perplexity on general text over the base model's."""
+    perplexity: dict[str, float | None]
+    """On general text, by model; None where it is no number."""
+    forgetting: float | None
+    """The candidate's perplexity over the base model's."""
     notes: tuple[str, ...]
     settings: GateSettings
     verdict: Verdict

@@ -108,9 +108,10 @@ class _Run:
         verdict = decide(
             metric=metric,
             num_questions=len(tests),
+            num_groups=len(set(groups)),
             gains=gains,
             required=required,
-            forgetting=forgetting if math.isfinite(forgetting) else math.inf,
+            forgetting=forgetting,
             settings=self._settings,
         )
         return Evaluation(
@@ -121,8 +122,8 @@ class _Run:
             num_groups=len(set(groups)),
             arms=self._arms,
             gains=gains,
-            perplexity=self._perplexity,
-            forgetting=forgetting,
+            perplexity={name: value if math.isfinite(value) else None for name, value in self._perplexity.items()},
+            forgetting=forgetting if math.isfinite(forgetting) else None,
             notes=tuple(self._notes),
             settings=self._settings,
             verdict=verdict,

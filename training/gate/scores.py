@@ -81,7 +81,12 @@ class ClassScorer(Scorer):
     primary = "accuracy"
 
     def __init__(self, classes: Sequence[str]) -> None:
-        self._classes = {scoring.normalise(name) or name: name for name in classes}
+        self._classes = frozenset(classes)
+        named: dict[str, list[str]] = {}
+        for name in classes:
+            named.setdefault(scoring.normalise(name), []).append(name)
+        # "C" and "C++" are one word to a scorer of prose: only what one class alone is called is read loosely.
+        self._loosely = {key: names[0] for key, names in named.items() if key and len(names) == 1}
 
     def values(self, answers: Sequence[str], examples: Sequence[Example]) -> Values:
         """Returns accuracy."""
@@ -98,8 +103,8 @@ class ClassScorer(Scorer):
 
     def read(self, answer: str) -> str:
         """Returns the class that an answer names in its first line, or NO_LABEL."""
-        line = answer.strip().splitlines()[0] if answer.strip() else ""
-        return self._classes.get(scoring.normalise(line) or line, NO_LABEL)
+        line = answer.strip().splitlines()[0].strip() if answer.strip() else ""
+        return line if line in self._classes else self._loosely.get(scoring.normalise(line), NO_LABEL)
 
 
 class StyleScorer(Scorer):

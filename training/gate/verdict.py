@@ -17,6 +17,8 @@ class GateSettings:
     """Most that the perplexity on general text may grow, as a ratio to the base model's."""
     min_questions: int = 20
     """Fewest test questions that a verdict may rest on: of a handful no interval says much."""
+    min_groups: int = 6
+    """Fewest groups among them: that all of five groups happen to gain is no rarity."""
     max_questions: int = 300
     """Most questions of the test split, drawn evenly by the seed; 0 for all."""
     max_prompt_trials: int = 40
@@ -30,7 +32,7 @@ class GateSettings:
             raise ConfigError(f"the margin is {self.margin:g}; it is from 0 to below 1 (0.05 is five points)")
         if not 1 <= self.max_forgetting <= 100:
             raise ConfigError(f"max_forgetting is {self.max_forgetting:g}; it is a ratio from 1 to 100")
-        if min(self.max_questions, self.min_questions) < 0 or self.max_prompt_trials < 1:
+        if min(self.max_questions, self.min_questions, self.min_groups) < 0 or self.max_prompt_trials < 1:
             raise ConfigError("max_questions and min_questions are 0 or more, max_prompt_trials 1 or more")
 
 
@@ -46,6 +48,7 @@ def decide(
     *,
     metric: str,
     num_questions: int,
+    num_groups: int,
     gains: Mapping[str, Interval],
     required: Sequence[str],
     forgetting: float,
@@ -61,6 +64,11 @@ def decide(
     if num_questions < settings.min_questions:
         faults.append(
             f"{num_questions} test questions are too few to tell; at least {settings.min_questions} are asked"
+        )
+    if num_groups < settings.min_groups:
+        faults.append(
+            f"the test questions are about {num_groups} groups (facts, documents), too few to tell; at least "
+            f"{settings.min_groups} are asked"
         )
     for place, name in enumerate(required):
         gain, needed = gains[name], settings.margin if place == 0 else 0.0

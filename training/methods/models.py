@@ -19,7 +19,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,18 +184,25 @@ def num_trained(model: Any) -> int:
 def export(model: Any, tokenizer: Any, folder: Path, *, base: Path, method: Method) -> Path:
     """Writes the result into an empty folder and returns the file of its weights; raises MethodError for NaN."""
     folder.mkdir(parents=True, exist_ok=True)
-    if any(not bool(torch.isfinite(weight).all()) for weight in model.parameters() if weight.requires_grad):
-        raise MethodError("training ended with weights that are not numbers; train with a lower learning rate")
     if method.name == "full":
+        _check_finite(weight for weight in model.parameters() if weight.requires_grad)
         return _export_full(model, tokenizer, folder, base=base)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: tensor.detach().to(torch.float16).cpu().contiguous() for name, tensor in sorted(state.items())}
+    _check_finite(weights.values())
     save_file(weights, str(folder / WEIGHTS), metadata={"format": "pt"})
     config = _lora_config(model, base) if method.name == "lora" else _prefix_config(model, base)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o644)
     return folder / WEIGHTS
+
+
+def _check_finite(weights: Iterable[torch.Tensor]) -> None:
+    if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+        raise MethodError(
+            "training ended with weights that are no numbers, or too large to be kept; train with a lower learning rate"
+        )
 
 
 def _export_full(model: Any, tokenizer: Any, folder: Path, *, base: Path) -> Path:

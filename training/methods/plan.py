@@ -77,7 +77,7 @@ class Method:
     )
     patience: int = setting(
         3,
-        help="stop after so many measurements in a row without a new best; 0 never stops early",
+        help="stop after so many measurements in a row that better neither the answers nor the loss; 0 never does",
         minimum=0,
         maximum=1000,
     )

@@ -64,7 +64,9 @@ class Library:
         best = index.best(row.question, count + 12)
         own = [place for name in row.documents for place in self._places[which].get(name, ())]
         # Where no document was named any passage that ranks well and holds the answer will do.
-        golds = [place for place in (own if row.documents else best) if row.answers and holds(found[place].text, row.answers)]
+        golds = [
+            place for place in (own if row.documents else best) if row.answers and holds(found[place].text, row.answers)
+        ]
         rank = {place: number for number, place in enumerate(best)}
         golds.sort(key=lambda place: rank.get(place, len(rank)))
         # A title is shown with its passage in some cases, and may hold the answer as well.
