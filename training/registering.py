@@ -104,7 +104,8 @@ class Registered:
     manifest: Manifest
     accepted: bool
     alias: str
-    """"stable" for an adapter's first version, "candidate" for later ones, "" for a rejected one."""
+    """"stable" for an adapter's first version, "candidate" for later ones, "" for a rejected one, "history" for one
+    that was in use before."""
 
 
 def register(
@@ -118,29 +119,28 @@ def register(
 ) -> Registered:
     """Writes the run's adapter as the verdict says, signed, and names it by an alias.
 
-    Raises RegistryError where the evaluation is of other weights or of an outdated incumbent, where the version is
-    there already, or for a full fine-tune, which is a base model of its own.
+    What was registered before stays as it is, and is returned. Raises RegistryError where the evaluation is of other
+    weights or of an outdated incumbent, or for a full fine-tune, which is a base model of its own.
     """
     if run.method.name == "full":
-        raise RegistryError(
-            f"a full fine-tune is a base model, not an adapter: serve it with GENERATOR_MODEL={run.weights.resolve()}"
-        )
-    _check_evaluated(run, evaluation, place)
-    manifest = _manifest(run, evaluation, place, created_by=created_by or _user())
-    rejected = not evaluation.verdict.accepted
+        raise RegistryError(serve_full(run))
+    manifest = _manifest(run, evaluation, place, created_by=created_by or user())
+    alias = alias_of(place, manifest.version)
+    rejected = not evaluation.verdict.accepted and not alias
     folder = version_folder(
         place.root, tenant=place.tenant, name=place.name, version=manifest.version, rejected=rejected
     )
+    if not alias:
+        _check_evaluated(run, evaluation, place)
     files = {path.name: path for path in run.weights.iterdir() if path.name in (CONFIG, WEIGHTS)}
     try:
         try:
             written = write_version(folder, manifest, files, signer=signer, cipher=cipher)
         except FileExistsError:
-            # Written before, but cut off before it got its name: what is left to do is done now.
-            if rejected or _is_named(place, manifest.version):
-                raise RegistryError(f"these very weights are registered already, in {folder}") from None
-            written = read_version(folder, trust=Trust.of(signer)).manifest
-        alias = "" if rejected else _name(place, manifest.version)
+            # Written before, and perhaps cut off before it got its name: what is left to do is done now.
+            written = _written(folder, signer=signer, cipher=cipher)
+        if not rejected and not alias:
+            alias = _name(place, manifest.version)
     except TimeoutError:
         raise RegistryError(f"the aliases of {place.folder} are held by another process; try again") from None
     except AdapterRefused as error:
@@ -148,6 +148,22 @@ def register(
     except OSError as error:
         raise RegistryError(f"the registry {place.root} cannot be written: {error.strerror or error}") from error
     return Registered(folder=folder, manifest=written, accepted=not rejected, alias=alias)
+
+
+def serve_full(run: Run) -> str:
+    """Returns what to do with a full fine-tune."""
+    return f"a full fine-tune is a base model, not an adapter: serve it with GENERATOR_MODEL={run.weights.resolve()}"
+
+
+def _written(folder: Path, *, signer: Signer, cipher: Cipher | None) -> Manifest:
+    """Returns the manifest of a version that is there; raises RegistryError where it is kept otherwise than asked."""
+    written = read_version(folder, trust=Trust.of(signer)).manifest
+    held = written.encryption.key_id if written.encryption else None
+    wanted = cipher.key_id if cipher else None
+    if held != wanted:
+        told = f"encrypted with the key {held}" if held else "not encrypted"
+        raise RegistryError(f"these very weights are registered already, {told}, in {folder}")
+    return written
 
 
 def trust_signer(signer: Signer, path: Path, *, owner: str) -> bool:
@@ -228,12 +244,20 @@ def _name(place: Place, version: str) -> str:
         return "candidate"
 
 
-def _is_named(place: Place, version: str) -> bool:
+def alias_of(place: Place, version: str) -> str:
+    """Returns what a version is in use as: "stable", "candidate", "history" for one that was, else ""."""
     aliases = read_aliases(place.folder)
-    return aliases is not None and version in (aliases.stable, aliases.candidate, *aliases.history)
+    if aliases is None:
+        return ""
+    if version == aliases.stable:
+        return "stable"
+    if version == aliases.candidate:
+        return "candidate"
+    return "history" if version in aliases.history else ""
 
 
-def _user() -> str:
+def user() -> str:
+    """Returns who registers, for the manifest and the trust file."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a process whose user has no name

@@ -1,5 +1,6 @@
 """`tandem train all`: the four steps in one go, and on from where they were cut off."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,10 @@ def all_steps(
     """
     with telling(as_json=as_json):
         from training.gate import GateSettings
+        from training.methods import read_run
+        from training.registering import serve_full
+
+        full = method == "full"
 
         where = evaluate.Where(
             registry=registry,
@@ -105,8 +110,9 @@ def all_steps(
         given = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "rank": rank, "seed": seed}
         given |= method_settings(settings)
         wish = prepare.wish(recipe=recipe, documents=documents, tenant=tenant, seed=seed, test_share=0.2)
-        _prepared(data, out / "dataset", wish)
+        _check_end(where, method=method, signing_key=signing_key, encrypt=encrypt)
         resume = (out / "run" / "run.json").exists()
+        _prepared(data, out / "dataset", wish, trained=resume)
         run.do(
             out / "dataset",
             out / "run",
@@ -119,15 +125,50 @@ def all_steps(
             tracking=tracking,
             as_json=False,
         )
-        evaluate.do(out / "run", where, gate, device=device, threads=threads, as_json=False)
-        done = register.do(out / "run", where, signing_key=signing_key, encrypt=encrypt, as_json=as_json)
-    if not done.accepted:
+        found = evaluate.known(out / "run", where, gate)
+        if found is None:
+            found = evaluate.do(out / "run", where, gate, device=device, threads=threads, as_json=as_json and full)
+        if full:
+            console.print(serve_full(read_run(out / "run")), markup=False, soft_wrap=True)
+            accepted = found.verdict.accepted
+        else:
+            done = register.do(out / "run", where, signing_key=signing_key, encrypt=encrypt, as_json=as_json)
+            accepted = done.accepted
+    if not accepted:
         raise typer.Exit(REJECTED)
 
 
-def _prepared(data: list[Path], folder: Path, wish: "Wish") -> None:
-    """Prepares the dataset anew each time: it costs seconds, and the same data give the same bytes."""
-    there = (folder / "dataset.json").exists()
-    prepare.do(data, folder, wish, replace=there, as_json=False)
-    if there:
-        console.print(f"{folder} was prepared again", markup=False, soft_wrap=True)
+def _check_end(where: evaluate.Where, *, method: str, signing_key: Path | None, encrypt: bool) -> None:
+    """Finds out before hours of training whether the result could be registered at all."""
+    from training.cli import keys
+
+    if method == "full":
+        return
+    keys.place_of(where)
+    keys.signer(signing_key)
+    if encrypt:
+        keys.cipher(where.keys)
+
+
+def _prepared(data: list[Path], folder: Path, wish: "Wish", *, trained: bool) -> None:
+    """Prepares the dataset anew each time: it costs seconds, and the same data give the same bytes.
+
+    Raises ConfigError where there is a run already and the data are others than those that it was trained on.
+    """
+    from tandem.errors import ConfigError
+    from training.examples import read_dataset
+
+    if not (folder / "dataset.json").exists():
+        prepare.do(data, folder, wish, replace=False, as_json=False)
+        return
+    with tempfile.TemporaryDirectory(prefix=".dataset-", dir=folder.parent) as scratch:
+        anew = Path(scratch) / "dataset"
+        prepare.do(data, anew, wish, replace=False, as_json=False)
+        if read_dataset(anew).sha256 == read_dataset(folder).sha256:
+            return
+        if trained:
+            raise ConfigError(
+                f"the data or their options changed since {folder} was made, and a run was trained on it: give the "
+                "former ones, or name another folder with --out"
+            )
+    prepare.do(data, folder, wish, replace=True, as_json=False)

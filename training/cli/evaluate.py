@@ -78,7 +78,8 @@ def evaluate(
 
     Arms are the base model with its best prompt (chosen on the validation split), the candidate, and the adapter in
     use where --name and --tenant name one; without and with passages where the dataset has both. Accepted is who is
-    better than each of them beyond the paired bootstrap interval, and forgot no more than --max-forgetting.
+    better than those of them that are asked as it was trained, beyond the paired bootstrap interval, and forgot no more
+    than --max-forgetting. The other arms tell whether passages would serve better.
     """
     with telling(as_json=as_json):
         from training.gate import GateSettings
@@ -145,6 +146,25 @@ def do(
     tell_verdict(evaluation)
     console.print(f"report {page}; next: tandem train register {folder}", markup=False, soft_wrap=True)
     return evaluation
+
+
+def known(folder: Path, where: Where, settings: "GateSettings") -> "Evaluation | None":
+    """Returns the evaluation that lies in a run's folder, if it is what evaluating again would find."""
+    from training.cli.keys import place_of
+    from training.gate import EvaluationInvalid, read_evaluation
+    from training.methods import read_run
+
+    run = read_run(folder)
+    try:
+        found = read_evaluation(folder)
+    except EvaluationInvalid:
+        return None
+    stable = place_of(where).stable() if where.name and not where.no_incumbent else None
+    if stable is not None and run.result["weights_sha256"].startswith(stable):
+        stable = found.about.get("incumbent")  # it has come into use since it was measured
+    same = (run.result["weights_sha256"], run.record["dataset"]["sha256"], stable, where.no_incumbent)
+    about = tuple(found.about.get(key) for key in ("weights_sha256", "dataset_sha256", "incumbent", "incumbent_waived"))
+    return found if about == same and found.settings == settings else None
 
 
 def _source(folder: Path) -> Path:

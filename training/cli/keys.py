@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tandem import config
-from tandem.adapters import Keyring, Signer, Trust
+from tandem.adapters import Cipher, Keyring, Signer, Trust
 from tandem.cli.session import settings
 from tandem.config import setting, signing_key_file, trust_file
 from tandem.errors import ConfigError
@@ -58,6 +58,25 @@ def keyring(path: Path | None) -> Keyring | None:
     return Keyring.parse(text, source="TRAINING_ADAPTER_KEYS") if text else None
 
 
+def cipher(path: Path | None) -> Cipher:
+    """Returns what encrypts with the keyring's current key; raises ConfigError without a keyring."""
+    ring = keyring(path)
+    if ring is None:
+        raise ConfigError("--encrypt needs a keyring: name it with --keys, or set TRAINING_ADAPTER_KEYS")
+    return ring.cipher()
+
+
 def signer(path: Path | None) -> Signer:
-    """Returns the key that signs: that of the file, else the user's own, which is made on first use."""
-    return Signer.read(path) if path is not None else Signer.read_or_make(signing_key_file())
+    """Returns the key that signs: that of the file, else the user's own, which is made and trusted on first use.
+
+    A key that was distrusted later stays so: what it signs is not loaded until `tandem keys trust` says otherwise.
+    """
+    from training.registering import trust_signer, user
+
+    if path is not None:
+        return Signer.read(path)
+    first = not signing_key_file().exists() or not trust_file().exists()
+    own = Signer.read_or_make(signing_key_file())
+    if first:
+        trust_signer(own, trust_file(), owner=user())
+    return own

@@ -43,24 +43,17 @@ def register(
 
 def do(folder: "Path", where: Where, *, signing_key: "Path | None", encrypt: bool, as_json: bool) -> "Registered":
     """Registers, and tells what that came to."""
-    from tandem.config import trust_file
-    from tandem.errors import ConfigError
     from training.cli import keys
     from training.gate import read_evaluation
     from training.methods import read_run
     from training.registering import register as write
-    from training.registering import trust_signer
 
     run = read_run(folder)
     place = keys.place_of(where, default_tenant=run.record["dataset"]["config"].get("tenant", ""))
     evaluation = read_evaluation(folder)
-    ring = keys.keyring(where.keys) if encrypt else None
-    if encrypt and ring is None:
-        raise ConfigError("--encrypt needs a keyring: name it with --keys, or set TRAINING_ADAPTER_KEYS")
+    cipher = keys.cipher(where.keys) if encrypt else None
     signer = keys.signer(signing_key)
-    done = write(run, evaluation, place, signer=signer, cipher=ring.cipher() if ring else None)
-    if signing_key is None:
-        trust_signer(signer, trust_file(), owner=done.manifest.created_by)
+    done = write(run, evaluation, place, signer=signer, cipher=cipher)
     _tell(done, key_id=signer.key_id, as_json=as_json)
     return done
 
@@ -77,8 +70,12 @@ def _tell(done: "Registered", *, key_id: str, as_json: bool) -> None:
         return
     console.print(f"{name} is signed by {key_id} and lies in {done.folder}", markup=False, soft_wrap=True)
     if done.alias == "stable":
+        console.print(f"It is in use: tandem adapters load {manifest.name}", markup=False, soft_wrap=True)
+    elif done.alias == "history":
         console.print(
-            f"It is the first version and in use: tandem adapters load {manifest.name}", markup=False, soft_wrap=True
+            f"It was in use before: tandem adapters promote {manifest.name} --version {manifest.version}",
+            markup=False,
+            soft_wrap=True,
         )
     else:
         console.print(

@@ -26,7 +26,8 @@ from training.cli.options import (
 from training.cli.output import Bars, console, print_json, telling
 
 if TYPE_CHECKING:
-    from training.methods import Outcome, Progress
+    from training.gate import Evaluation
+    from training.methods import Outcome, Progress, Run
 
 SOURCE = "source.json"
 """Where the run's dataset lies, for the steps that come after."""
@@ -118,9 +119,20 @@ def do(
             on_progress=hear,
         )
     (outcome.run.folder / SOURCE).write_text(json.dumps({"dataset": str(dataset.resolve())}) + "\n", encoding="utf-8")
-    page = write_report(outcome.run, None, data)
+    page = write_report(outcome.run, _evaluated(outcome.run), data)
     _tell(outcome, page, as_json=as_json)
     return outcome
+
+
+def _evaluated(run: "Run") -> "Evaluation | None":
+    """Returns what is known of a finished run that was evaluated before."""
+    from training.gate import EvaluationInvalid, read_evaluation
+
+    try:
+        found = read_evaluation(run.folder)
+    except EvaluationInvalid:
+        return None
+    return found if found.about.get("weights_sha256") == run.result["weights_sha256"] else None
 
 
 def _note(progress: "Progress") -> str:

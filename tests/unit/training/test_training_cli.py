@@ -72,8 +72,20 @@ def test_from_a_file_to_a_signed_adapter_and_again(base: Path, home: Path) -> No
     assert page.count("<svg") == 2
     assert "Accepted" in page
 
-    # The same command again finds everything done.
-    assert "in use already" in call(*words, "--out", home / "one", status=1)
+    # The same command again finds everything done, and leaves it.
+    again = call(*words, "--out", home / "one")
+    assert "It is in use" in again
+    assert "fine-tuned" not in again
+    assert (home / "one" / "run" / "report.html").read_text() == page
+    assert read_aliases(adapter) == aliases
+
+    # Other data do not take the place of those that the run was trained on.
+    before = (home / "one" / "dataset" / "dataset.json").read_bytes()
+    with (home / "faq.jsonl").open("a") as stream:
+        stream.write('{"question": "What else?", "answer": "red", "group": "f9"}\n')
+    assert "a run was trained on it" in call(*words, "--out", home / "one", status=1)
+    assert (home / "one" / "dataset" / "dataset.json").read_bytes() == before
+    faq(home)
 
     # Another seed's adapter is measured against the one in use, and is no better.
     told = call(*words, "--out", home / "two", "--seed", 5, status=3)

@@ -21,6 +21,7 @@ from training.gate import (
     write_evaluation,
 )
 from training.gate.running import general_texts
+from training.gate.scores import NO_LABEL, ClassScorer
 from training.gate.verdict import decide
 from training.recipes import Asked, Document, Labelled, Written, classification, closed_book, companions, raft, style
 
@@ -147,14 +148,19 @@ def test_what_is_not_better_or_forgot_is_rejected_with_its_reason(
     assert not found.verdict.accepted
     (told,) = found.verdict.reasons
     assert reason in told
+    write_evaluation(tmp_path, found)
+    assert read_evaluation(tmp_path).verdict == found.verdict
 
 
 def test_the_margin_is_about_the_lower_end_of_the_interval() -> None:
     gains = {"base": Interval(0.2, 0.06, 0.3), "echo": Interval(0.1, 0.01, 0.2)}
-    ask = {"metric": "f1", "num_questions": 20, "gains": gains, "required": ["base", "echo"], "forgetting": 1.0}
+    ask = {"metric": "f1", "num_questions": 20, "num_groups": 6, "gains": gains, "forgetting": 1.0}
+    ask["required"] = ["base", "echo"]
     assert decide(settings=GateSettings(margin=0.05), **ask).accepted  # type: ignore[arg-type]
     assert not decide(settings=GateSettings(margin=0.06), **ask).accepted  # type: ignore[arg-type]
     assert not decide(settings=GateSettings(min_questions=21), **ask).accepted  # type: ignore[arg-type]
+    (reason,) = decide(settings=GateSettings(), **ask | {"num_groups": 5}).reasons  # type: ignore[arg-type]
+    assert "5 groups" in reason
     gains["echo"] = Interval(0.1, 0.0, 0.2)
     assert not decide(settings=GateSettings(), **ask).accepted  # type: ignore[arg-type]
 
@@ -277,3 +283,18 @@ def test_the_general_text_is_long_enough_to_measure() -> None:
     texts = general_texts()
     assert len(texts) >= 20
     assert sum(len(text.split()) for text in texts) >= 1200
+
+
+@pytest.mark.parametrize(
+    ("classes", "answer", "read"),
+    [
+        (["-1", "0", "1"], "-1", "-1"),
+        (["-1", "0", "1"], " 1 \nfor it says so", "1"),
+        (["C", "C++"], "C++", "C++"),
+        (["C", "C++"], "c", NO_LABEL),
+        (["Claim", "Complaint"], "claim.", "Claim"),
+        (["Claim", "Complaint"], "", NO_LABEL),
+    ],
+)
+def test_classes_that_look_alike_are_read_apart(classes: list[str], answer: str, read: str) -> None:
+    assert ClassScorer(classes).read(answer) == read
