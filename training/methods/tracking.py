@@ -56,18 +56,21 @@ class NoTracker:
 class MlflowTracker:
     """Sends a run to MLflow every few seconds, from the caller's thread, and waits for no answer longer than those."""
 
-    def __init__(self, client: Any, run_id: str, uri: str) -> None:
+    def __init__(self, client: Any, run_id: str, uri: str, *, known: int = -1) -> None:
         self._client = client
         self._uri = uri
         self.run_id = run_id
+        self._known = known
         self._waiting: list[Any] = []
         self._next = time.monotonic() + _FLUSH_S
         self._away = False
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Takes the metrics of a step."""
+        """Takes the metrics of a step; those that the store had of an earlier process are not told again."""
         from mlflow.entities import Metric
 
+        if step <= self._known:
+            return
         now = int(time.time() * 1000)
         self._waiting += [Metric(name, value, now, step) for name, value in values.items()]
         if time.monotonic() >= self._next:
@@ -100,7 +103,7 @@ class MlflowTracker:
         try:
             with _quiet():
                 work()
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ImportError) as error:  # a store of artefacts may need a library of its own
             self._next = time.monotonic() + _RETRY_S
             if not self._away:
                 log.warning("the tracking store %s is away; metrics are kept in the run folder: %s", self._uri, error)
@@ -144,12 +147,18 @@ def track(
         try:
             client = MlflowClient(tracking_uri=place)
             run = _run(client, experiment, name, parameters, folder if uri is None else None, run_id)
+            known = _last_step(client, run) if run_id is not None else -1
         except (MlflowException, OSError) as error:
             raise MethodError(
                 f"the tracking store {place} cannot be used: {str(error)[:300]}; start it, unset MLFLOW_TRACKING_URI "
                 f'to keep the record in the run folder, or turn tracking "{OFF}"'
             ) from None
-    return MlflowTracker(client, run, place)
+    return MlflowTracker(client, run, place, known=known)
+
+
+def _last_step(client: Any, run_id: str) -> int:
+    """Returns the last step whose loss the store has, -1 without any."""
+    return max((metric.step for metric in client.get_metric_history(run_id, "loss")), default=-1)
 
 
 def _run(

@@ -9,9 +9,11 @@ import torch
 
 from training.examples import Dataset
 from training.methods import models
+from training.methods.checkpoints import Checkpoints
 from training.methods.plan import Method, MethodError
 from training.methods.provenance import code_version, hardware, now, versions
 from training.methods.record import RUN, SCHEMA, Run, check_same, locked, read_run, write_run
+from training.methods.tracked import finish, tracker_of
 from training.methods.watch import Progress
 from training.methods.work import Outcome, Work
 
@@ -45,8 +47,17 @@ def train(
     with locked(out), _settled(threads or os.cpu_count() or 1):
         run = _open(out, dataset, base=base, method=method, device=device, resume=resume)
         if run.finished:
+            _settle(run, tracking, experiment=experiment)
             return Outcome(run, None)
         return Work(run, dataset, device=device, tracking=tracking, experiment=experiment).do(on_progress)
+
+
+def _settle(run: Run, tracking: str | None, *, experiment: str) -> None:
+    """Does what a process had left to do that was killed after its result was written."""
+    tracked = run.record["tracking"]
+    if tracked.get("run_id") and "complete" not in tracked:
+        finish(run, tracker_of(run, tracking, experiment=experiment))
+    Checkpoints(run.folder / "checkpoints").clear()
 
 
 def _open(out: Path, dataset: Dataset, *, base: Path, method: Method, device: str, resume: bool) -> Run:

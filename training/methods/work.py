@@ -15,8 +15,8 @@ from training.methods.checkpoints import Checkpoints
 from training.methods.energy import Energy, Meter
 from training.methods.plan import MethodError
 from training.methods.provenance import code_version, now, versions
-from training.methods.record import RUN, Run, file_sha256, write_run
-from training.methods.tracking import Tracker, track
+from training.methods.record import Run, file_sha256, write_run
+from training.methods.tracked import finish, tracker_of
 from training.methods.trainer import STANDING, TandemTrainer, arguments
 from training.methods.watch import Journal, Progress, Standing, Watch
 
@@ -63,7 +63,8 @@ class Work:
         if self.start is not None:
             resumed = {"at": now(), "from_step": self.start, "code_version": code_version(), "versions": versions()}
             run.record.setdefault("resumed", []).append(resumed)
-        self.tracker = self._track(tracking, experiment)
+        until = self.start if self.start is not None else -1
+        self.tracker = tracker_of(run, tracking, experiment=experiment, until=until)
 
     def do(self, on_progress: Callable[[Progress], None]) -> Outcome:
         """Trains to the end, exports, and writes what came out into run.json."""
@@ -89,9 +90,7 @@ class Work:
         finally:
             meter.stop()
             journal.close()
-            tracked = self.tracker.finish(status, self._artefacts() if status == "FINISHED" else {})
-            self.run.record["tracking"] |= tracked
-            write_run(self.run)
+            finish(self.run, self.tracker, status)
         self.checkpoints.clear()
         return Outcome(self.run, self.start)
 
@@ -100,27 +99,6 @@ class Work:
         context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
         context -= self.method.virtual_tokens if self.method.name == "prefix" else 0
         return min(context, self.method.max_tokens or context)
-
-    def _track(self, uri: str | None, experiment: str) -> Tracker:
-        record = self.run.record
-        earlier = record.get("tracking", {})
-        parameters = {f"method.{key}": value for key, value in record["method"].items()}
-        parameters |= {f"data.{name}": digest for name, digest in record["dataset"]["inputs"].items()}
-        parameters |= {f"dataset.{key}": record["dataset"][key] for key in ("sha256", "recipe", "seed", "counts")}
-        parameters |= {f"base.{key}": record["base"][key] for key in ("name", "sha256")}
-        parameters |= {f"version.{name}": version for name, version in record["versions"].items()}
-        parameters |= {key: record[key] for key in ("code_version", "device", "threads", "created")}
-        tracker = track(
-            uri,
-            folder=self.run.folder,
-            experiment=experiment,
-            name=self.run.folder.name,
-            parameters=parameters,
-            run_id=earlier.get("run_id") if earlier.get("asked") == uri else None,
-        )
-        record["tracking"] = {"asked": uri, "run_id": getattr(tracker, "run_id", None)}
-        write_run(self.run)
-        return tracker
 
     def _trainer(
         self, journal: Journal, meter: Meter, on_progress: Callable[[Progress], None]
@@ -204,16 +182,7 @@ class Work:
             },
         }
         record["status"] = "finished"
-        self.tracker.metrics(
-            steps, {"energy_kwh": record["result"]["energy"]["kwh"], "minutes": record["result"]["minutes"]}
-        )
         write_run(self.run)
-
-    def _artefacts(self) -> dict[Path, str | None]:
-        """Returns the files for the tracking store, each with the folder that it belongs in there."""
-        weights = self.run.weights
-        found: dict[Path, str | None] = {self.run.folder / RUN: None, self.run.journal: None}
-        return found | dict.fromkeys(sorted(weights.iterdir()), weights.name)
 
 
 def _num_tokens(examples: list[Encoded], batches: list[list[int]]) -> list[int]:

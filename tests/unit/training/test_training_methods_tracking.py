@@ -17,6 +17,7 @@ from tests.fakes.training_runs import method, run, write_inputs
 from training.methods import Journal, MethodError
 from training.methods.energy import Meter
 from training.methods.provenance import code_version
+from training.methods.tracking import MlflowTracker
 
 
 @pytest.fixture
@@ -72,6 +73,48 @@ def test_a_resumed_run_goes_on_in_the_same_record(inputs: Path) -> None:
     (only,) = client.search_runs([client.get_experiment_by_name("tandem").experiment_id])
     assert (only.info.run_id, only.info.status) == (done.run.record["tracking"]["run_id"], "FINISHED")
     assert {metric.step for metric in client.get_metric_history(only.info.run_id, "loss")} == set(range(1, 13))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_a_killed_run_had_not_told_is_told_when_it_goes_on(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fall(progress: Any) -> None:
+        if progress.step == 8:
+            raise KeyboardInterrupt
+
+    # A process that is killed tells nothing any more: neither what waits nor its end.
+    with monkeypatch.context() as killed:
+        killed.setattr(MlflowTracker, "_flush", lambda self: False)
+        killed.setattr(MlflowTracker, "_send", lambda self, work: False)
+        with pytest.raises(KeyboardInterrupt):
+            run(inputs, inputs / "run", method(checkpoint_steps=3), tracking=None, on_progress=fall)
+    done = run(inputs, inputs / "run", method(checkpoint_steps=3), tracking=None, resume=True)
+    client = client_of(f"sqlite:///{inputs / 'run/mlflow.db'}")
+    told = [metric.step for metric in client.get_metric_history(done.run.record["tracking"]["run_id"], "loss")]
+    assert sorted(told) == list(range(1, 13))
+    assert done.run.record["tracking"]["complete"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_that_was_killed_after_its_result_has_its_record_ended(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as killed:
+        killed.setattr(MlflowTracker, "finish", kill)
+        with pytest.raises(Killed):
+            run(inputs, inputs / "run", method(), tracking=None)
+    done = run(inputs, inputs / "run", method(), tracking=None, resume=True)
+    client = client_of(f"sqlite:///{inputs / 'run/mlflow.db'}")
+    found = client.get_run(done.run.record["tracking"]["run_id"])
+    assert found.info.status == "FINISHED"
+    assert {"energy_kwh", "minutes"} <= set(found.data.metrics)
+    assert client.list_artifacts(found.info.run_id, "adapter")
+    assert not (inputs / "run" / "checkpoints").exists()
 
 
 class Server(ThreadingHTTPServer):
