@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from training import company as companies
-from training.data import Options, Prepared, import_rows, prepare
-from training.data.rows import Row
+from training.data import Finding, Options, Report, import_rows, prepare
+from training.data.report import SplitCount, few_groups
 from training.examples import Dataset, Example, write_dataset
 from training.recipes import (
     RECIPES,
@@ -53,6 +53,12 @@ class Wish:
         if self.kind and self.kind not in importing.KINDS[self.recipe]:
             known = " or ".join(importing.KINDS[self.recipe])
             raise RecipeInvalid(f"{self.recipe} takes rows of the kind {known}, not {self.kind}")
+
+
+@dataclass(frozen=True)
+class _Examples:
+    splits: dict[str, list[Example]]
+    companions: dict[str, list[Example]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,38 +122,52 @@ def _from_files(sources: Sequence[Path], wish: Wish, on_progress: OnProgress) ->
     prepared = prepare(sources, kind=kind, seed=wish.seed, options=options, on_progress=on_progress)
     inputs = dict(prepared.inputs)
     documents: list[Document] = []
+    findings: list[Finding] = []
     if wish.recipe in ("raft", "closed-book"):
         documents = importing.contexts([row for rows in prepared.splits.values() for row in rows])
         if wish.documents:
             found = import_rows(wish.documents, kind="document", limits=options.limits, on_progress=on_progress)
             documents += importing.documents(found.rows)
             inputs |= {f"documents/{name}": digest for name, digest in found.inputs.items()}
-    splits, others = _examples(prepared.splits, documents, wish)
-    text, row = _told(prepared, splits)
-    return _Made(splits, others, inputs, text, row)
-
-
-def _examples(
-    rows: Mapping[str, Sequence[Row]], documents: Sequence[Document], wish: Wish
-) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
+    report = prepared.report
     if wish.recipe == "style":
-        return style.build({name: list(importing.written(found)) for name, found in rows.items()}), {}
-    if wish.recipe == "classification":
-        return classification.build({name: list(importing.labelled(found)) for name, found in rows.items()}), {}
-    asked = {name: list(importing.asked(found)) for name, found in rows.items()}
-    if wish.recipe == "closed-book" and not (asked["validation"] or asked["test"]):
-        asked = closed_book.split_by_wording(
-            asked["train"],
-            seed=wish.seed,
-            validation_share=wish.options.validation_share,
-            test_share=wish.options.test_share,
-        )
-    return _questions(asked, documents, wish)
+        written = {name: list(importing.written(rows)) for name, rows in prepared.splits.items()}
+        made = _Examples(style.build(written))
+    elif wish.recipe == "classification":
+        labelled = {name: list(importing.labelled(rows)) for name, rows in prepared.splits.items()}
+        made = _Examples(classification.build(labelled))
+    else:
+        asked = {name: list(importing.asked(rows)) for name, rows in prepared.splits.items()}
+        if wish.recipe == "closed-book":
+            asked, findings = _held_back(asked, wish)
+            report = _by_wording(report, asked, wish)
+        made = _questions(asked, documents, wish)
+    report = replace(report, findings=(*report.findings, *findings))
+    text, row = _told(report, made.splits)
+    return _Made(made.splits, made.companions, inputs, text, row)
 
 
-def _questions(
-    asked: Mapping[str, Sequence[Asked]], documents: Sequence[Document], wish: Wish
-) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
+def _held_back(asked: Mapping[str, Sequence[Asked]], wish: Wish) -> tuple[dict[str, list[Asked]], list[Finding]]:
+    return closed_book.hold_back(
+        asked, seed=wish.seed, validation_share=wish.options.validation_share, test_share=wish.options.test_share
+    )
+
+
+def _by_wording(report: Report, asked: Mapping[str, Sequence[Asked]], wish: Wish) -> Report:
+    """Returns the report with the splits that closed-book made of the rows, wording by wording."""
+    splits = {name: SplitCount(rows=len(rows), groups=len({row.group for row in rows})) for name, rows in asked.items()}
+    before = few_groups(report.splits)
+    findings = [finding for finding in report.findings if finding not in before]
+    shares = {"validation_share": wish.options.validation_share, "test_share": wish.options.test_share}
+    return replace(
+        report,
+        splits={name: splits[name] for name in report.splits},
+        options={**report.options, **shares},
+        findings=(*findings, *few_groups(splits)),
+    )
+
+
+def _questions(asked: Mapping[str, Sequence[Asked]], documents: Sequence[Document], wish: Wish) -> _Examples:
     """Returns the examples, and the same questions in the other form for the arms of the evaluation."""
     if wish.recipe == "raft":
         splits = raft.build(asked, documents, seed=wish.seed, settings=wish.raft)
@@ -156,13 +176,13 @@ def _questions(
     used = {name: {example.id for example in rows} for name, rows in splits.items()}
     both = {name: [row for row in rows if row.id in used[name]] for name, rows in asked.items()}
     both["train"] = both["train"][:_MAX_SHOTS]
-    return splits, raft.companions(wish.recipe, both, documents, seed=wish.seed, settings=wish.raft)
+    return _Examples(splits, raft.companions(wish.recipe, both, documents, seed=wish.seed, settings=wish.raft))
 
 
-def _told(prepared: Prepared, splits: Mapping[str, Sequence[Example]]) -> tuple[str, str]:
-    row = json.loads(prepared.report.to_json())
+def _told(report: Report, splits: Mapping[str, Sequence[Example]]) -> tuple[str, str]:
+    row = json.loads(report.to_json())
     row["examples"] = {name: len(found) for name, found in splits.items()}
-    return f"{prepared.report.to_text()}\n{_counts(splits)}", json.dumps(row, ensure_ascii=False, indent=1) + "\n"
+    return f"{report.to_text()}\n{_counts(splits)}", json.dumps(row, ensure_ascii=False, indent=1) + "\n"
 
 
 def _from_company(folder: Path, wish: Wish) -> _Made:
@@ -172,18 +192,18 @@ def _from_company(folder: Path, wish: Wish) -> _Made:
         raise RecipeInvalid("a company folder brings its own documents; leave --documents out")
     if wish.recipe == "style":
         written, inputs = companies.read_style(folder, seed=wish.seed)
-        splits: dict[str, list[Example]] = style.build(written)
-        others: dict[str, list[Example]] = {}
+        made = _Examples(style.build(written))
     else:
         if not wish.tenant:
             raise RecipeInvalid("whose facts? name the tenant with --tenant; tenants contradict each other on purpose")
         company = companies.read_company(folder, wish.tenant)
         inputs = company.hashes
         asked = company.closed_book() if wish.recipe == "closed-book" else company.raft()
-        splits, others = _questions(asked, company.documents(), wish)
+        made = _questions(asked, company.documents(), wish)
+    splits = made.splits
     text = f"{wish.recipe} from the company folder {folder.name}, splits as given there\n\n{_counts(splits)}"
     row = {"kind": "company", "examples": {name: len(found) for name, found in splits.items()}, "inputs": inputs}
-    return _Made(splits, others, inputs, text, json.dumps(row, ensure_ascii=False, indent=1) + "\n")
+    return _Made(splits, made.companions, inputs, text, json.dumps(row, ensure_ascii=False, indent=1) + "\n")
 
 
 def _counts(splits: Mapping[str, Sequence[Example]]) -> str:

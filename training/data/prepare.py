@@ -11,16 +11,13 @@ from training.data.limits import Options
 from training.data.near_duplicates import Union, near_duplicates
 from training.data.personal import find_personal
 from training.data.reading import DataRejected, Problem
-from training.data.report import Finding, Report, SplitCount
+from training.data.report import Finding, Report, SplitCount, few_groups
 from training.data.rows import Row
 from training.data.splitting import Unit, counts_by_split, deal, held_out, keep_in_training, strictest
 from training.examples import SPLITS
 
 OnProgress = Callable[[str, int, int], None]
 """Is told the stage, how much of it is done, and how much there is."""
-
-_FEW = 5
-"""Groups of a held-out split below which a comparison says little."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,11 @@ class _Preparation:
         dealt = self._split()
         splits = {name: tuple(row for row in self._rows if dealt[row.id] == name) for name in SPLITS}
         self._labels(splits)
-        self._few_groups(splits)
+        counts = {
+            name: SplitCount(rows=rows, groups=groups)
+            for name, (rows, groups) in counts_by_split(self._rows, dealt).items()
+        }
+        self._findings += few_groups(counts)
         imported = self._imported
         report = Report(
             kind=imported.kind,
@@ -84,10 +85,7 @@ class _Preparation:
             inputs=imported.inputs,
             rows_read=len(imported.rows),
             rows_kept=len(self._rows),
-            splits={
-                name: SplitCount(rows=rows, groups=groups)
-                for name, (rows, groups) in counts_by_split(self._rows, dealt).items()
-            },
+            splits=counts,
             lengths=quality.length_summary(self._rows),
             languages=languages,
             labels=quality.label_counts(self._rows),
@@ -155,15 +153,6 @@ class _Preparation:
         trained = {label for row in splits["train"] for label in row.answered()}
         lost = [row for name in SPLITS[1:] for row in splits[name] if counts and row.answered()[0] not in trained]
         self._find("SPLITS", f"{len(lost):,} held-out rows have a label that no training row has.", lost)
-
-    def _few_groups(self, splits: Mapping[str, Sequence[Row]]) -> None:
-        for name in SPLITS[1:]:
-            groups = {row.group for row in splits[name]}
-            if 0 < len(groups) < _FEW:
-                text = (
-                    f"The {name} split holds only {len(groups)} groups; intervals will be wide. Give it a larger share."
-                )
-                self._findings.append(Finding("SPLITS", text))
 
     def _split(self) -> dict[str, str]:
         clusters = self._near_duplicates()

@@ -12,6 +12,8 @@ from training.data.rows import Row
 
 _MIN_ROWS = 20
 """Fewer rows have no usual length."""
+_KEPT = ("test", "validation", "train", "")
+"""Which of two copies stays, by the split that its file gives it: the first of these."""
 _MIN_LETTERS = 40
 """Shorter texts are not told apart by language."""
 _MAX_LETTERS = 2_000
@@ -21,9 +23,12 @@ _SECOND_LANGUAGE = 0.1
 
 
 def split_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Returns the rows without exact copies, and the copies; the first of each stays, one with a given split before."""
+    """Returns the rows without exact copies, and the copies: of each the one most strictly held out stays, else the first.
+
+    So a training row never takes the place of the reserved one that it repeats.
+    """
     first: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda row: not row.split):
+    for row in sorted(rows, key=lambda row: _KEPT.index(row.split)):
         first.setdefault(row.content_hash(), row)
     kept = {row.id for row in first.values()}
     return [row for row in rows if row.id in kept], [row for row in rows if row.id not in kept]

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SHOWN = 20
+_FEW = 5
+"""Groups of a held-out split below which a comparison says little."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,8 @@ class Finding:
     """Is one thing that was found, with the places where."""
 
     code: str
-    """Stable name: DUPLICATES, NEAR_DUPLICATES, CONTRADICTIONS, LENGTHS, LANGUAGES, PERSONAL_DATA, SPLITS, FIELDS."""
+    """Stable name: DUPLICATES, NEAR_DUPLICATES, CONTRADICTIONS, LENGTHS, LANGUAGES, PERSONAL_DATA, SPLITS,
+    FIELDS, FILES, NOT_FOUND, UNTAUGHT."""
     text: str
     """One sentence: what was found, how often, and what was done about it."""
     places: tuple[str, ...] = ()
@@ -32,6 +35,18 @@ class SplitCount:
 
     rows: int
     groups: int
+
+
+def few_groups(splits: Mapping[str, SplitCount]) -> list[Finding]:
+    """Returns a finding for each held-out split that has so few groups that a comparison says little."""
+    return [
+        Finding(
+            "SPLITS",
+            f"The {name} split holds only {count.groups} groups; intervals will be wide. Give it a larger share.",
+        )
+        for name, count in splits.items()
+        if name != "train" and 0 < count.groups < _FEW
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ class Asked:
     """The first of them is the one to learn; none where nothing answers the question."""
     documents: tuple[str, ...] = ()
     """Ids of the documents in which an answer may stand; none: any."""
+    origin: str = ""
+    """File and line that it came from, for the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class Labelled:
     group: str
     text: str
     label: str
+    origin: str = ""
+    """File and line that it came from, for the report."""
 
 
 @dataclass(frozen=True)

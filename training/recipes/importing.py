@@ -23,9 +23,17 @@ def asked(rows: Iterable[data.Row]) -> Iterator[Asked]:
             for number, text in enumerate((row.question, *row.paraphrases)):
                 name = f"{row.id}~p{number}" if number else row.id
                 group = row.group or row.id
-                yield Asked(id=name, group=group, question=text, answers=row.answers, documents=documents)
+                yield Asked(
+                    id=name,
+                    group=group,
+                    question=text,
+                    answers=row.answers,
+                    documents=documents,
+                    origin=row.origin,
+                )
         elif isinstance(row, data.Instruction):
-            yield Asked(id=row.id, group=row.group or row.id, question=row.asked(), answers=(row.output,))
+            group = row.group or row.id
+            yield Asked(id=row.id, group=group, question=row.asked(), answers=(row.output,), origin=row.origin)
         else:
             raise RecipeInvalid(f"{row.origin or row.id}: a row of the kind {row.kind} asks no question")
 
@@ -67,4 +75,4 @@ def labelled(rows: Sequence[data.Row]) -> Iterator[Labelled]:
     for row in rows:
         if not isinstance(row, data.Labelled):
             raise RecipeInvalid(f"{row.origin or row.id}: a row of the kind {row.kind} has no label")
-        yield Labelled(id=row.id, group=row.group or row.id, text=row.text, label=row.label)
+        yield Labelled(id=row.id, group=row.group or row.id, text=row.text, label=row.label, origin=row.origin)

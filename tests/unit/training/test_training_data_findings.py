@@ -52,6 +52,14 @@ def test_of_two_copies_the_reserved_one_stays(tmp_path: Path) -> None:
     assert [row.origin for row in prepared.splits["test"]] == ["x.jsonl:2"]
 
 
+@pytest.mark.parametrize("order", [("train", "test"), ("test", "train"), ("validation", "test"), ("", "test")])
+def test_no_training_copy_takes_the_place_of_a_test_row(tmp_path: Path, order: tuple[str, ...]) -> None:
+    rows = [asked("Excess?", "EUR 200", split=split) for split in order]
+    prepared = run(tmp_path, [*rows, asked("Who?", "Ms Orlan")])
+    assert [row.split for row in prepared.splits["test"]] == ["test"]
+    assert len(prepared.splits["train"]) == 1
+
+
 CONTRADICTING = [
     asked("What is the excess?", "EUR 200"),
     asked("what is  the excess?", "EUR 300"),
