@@ -80,6 +80,7 @@ def prepare(chosen: TrainingSet, data: Path, work: Path, seed: int) -> None:
 def measured(chosen: TrainingSet, work: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Trains and evaluates one set; returns its evaluation and how it was trained."""
     run, seed = work / "run", ("--seed", str(options.seed))
+    _check_same(chosen, work, options)
     if not _finished(run):
         prepare(chosen, options.data, work, options.seed)
         resume = ("--resume",) if (run / "run.json").exists() else ()
@@ -90,6 +91,17 @@ def measured(chosen: TrainingSet, work: Path, options: argparse.Namespace) -> di
     found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     return {"about": chosen.about, "evaluation": found, "run": record}
+
+
+def _check_same(chosen: TrainingSet, work: Path, options: argparse.Namespace) -> None:
+    """Notes how a set is measured; raises RuntimeError where its folder holds what was measured otherwise."""
+    wanted = [options.seed, options.questions, list(chosen.prepare), list(chosen.run), list(chosen.evaluate)]
+    noted = work / "measured.json"
+    if not noted.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        noted.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
+    elif json.loads(noted.read_text(encoding="utf-8")) != wanted:
+        raise RuntimeError(f"{work} was made with other settings; remove it, or name another folder with --work")
 
 
 def _finished(run: Path) -> bool:
@@ -133,7 +145,10 @@ def _budget(run: dict[str, Any], evaluation: dict[str, Any]) -> str:
     verdict = "accepted" if evaluation["verdict"]["accepted"] else "rejected"
     reasons = "; ".join(evaluation["verdict"].get("reasons", ()))
     counted = f"{evaluation['num_questions']} questions in {evaluation['num_groups']} groups."
-    forgetting = f"Perplexity on general text {evaluation['forgetting']:.3f} times the base model's."
+    ratio = evaluation["forgetting"]
+    forgetting = (
+        f"Perplexity on general text {'no number' if ratio is None else f'{ratio:.3f}'} times the base model's."
+    )
     return f"{counted} Trained: {_trained(run)}. {forgetting} The gate: {verdict}{f' ({reasons})' if reasons else ''}."
 
 
@@ -162,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = report.conditions()
     found: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
+    failed = False
     for name in wanted:
         try:
             found[name] = measured(known[name], options.work.resolve() / name, options)
@@ -169,12 +185,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             absent[name] = f"{error.filename} is not there"
             print(f"{name} is left out: {absent[name]}", flush=True)
         except RuntimeError as error:
-            absent[name] = str(error)
+            absent[name], failed = str(error), True
+            print(f"{name} failed: {error}", flush=True)
     text = page(found, absent, options)
     print("\n" + text)
     if found:
         print(report.write("finetuning", about, text, {"sets": found, "absent": absent}, folder=options.output))
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
