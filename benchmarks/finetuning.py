@@ -31,7 +31,7 @@ COMPANY = {
         None,
         "the sample company: passages, facts that were not trained on",
         prepare=("--recipe", "raft", "--tenant", "halden"),
-        run=("--epochs", "3", "--rank", "8"),
+        run=("--epochs", "2", "--rank", "8"),
     ),
     "brightwater-answers": TrainingSet(
         None,

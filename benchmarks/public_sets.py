@@ -96,7 +96,7 @@ class TrainingSet:
     about: str
     prepare: tuple[str, ...]
     """Options of `tandem train prepare`."""
-    run: tuple[str, ...] = ("--epochs", "6", "--minutes", "8")
+    run: tuple[str, ...] = ("--epochs", "6", "--minutes", "6")
     """Options of `tandem train run`."""
     evaluate: tuple[str, ...] = ()
     """Options of `tandem train evaluate`."""
@@ -109,7 +109,7 @@ SETS = {
         stackfaq,
         "support FAQ: other wordings of what 125 threads answer; right is an answer nearest to one of the thread's",
         prepare=("--recipe", "closed-book", "--wordings", "1"),
-        run=("--epochs", "12", "--minutes", "12"),
+        run=("--epochs", "12", "--minutes", "8"),
         evaluate=("--by-thread",),
         documents=stackfaq_answers,
     ),
@@ -127,6 +127,6 @@ SETS = {
         pubmedqa_closed,
         "the same without the abstract",
         prepare=("--recipe", "classification"),
-        run=("--epochs", "3", "--minutes", "5"),
+        run=("--epochs", "3", "--minutes", "3"),
     ),
 }
