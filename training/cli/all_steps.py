@@ -71,7 +71,7 @@ def all_steps(
     keys: Keys = None,
     no_incumbent: NoIncumbent = False,
     margin: Margin = 0.0,
-    max_forgetting: MaxForgetting = 1.25,
+    max_forgetting: MaxForgetting = None,
     min_questions: MinQuestions = 20,
     max_questions: MaxQuestions = 300,
     by_thread: ByThread = False,
@@ -85,7 +85,7 @@ def all_steps(
     Exit status 3 says that the gate rejected the candidate. For finer control call the four steps one by one.
     """
     with telling(as_json=as_json):
-        from training.gate import GateSettings
+        from training.gate import MAX_FORGETTING, GateSettings
         from training.methods import read_run
         from training.registering import serve_full
 
@@ -101,7 +101,7 @@ def all_steps(
         )
         gate = GateSettings(
             margin=margin,
-            max_forgetting=max_forgetting,
+            max_forgetting=max_forgetting or MAX_FORGETTING.get(method, 1.25),
             min_questions=min_questions,
             max_questions=max_questions,
             threads=by_thread,

@@ -59,7 +59,7 @@ def evaluate(
     keys: Keys = None,
     no_incumbent: NoIncumbent = False,
     margin: Margin = 0.0,
-    max_forgetting: MaxForgetting = 1.25,
+    max_forgetting: MaxForgetting = None,
     min_questions: MinQuestions = 20,
     max_questions: MaxQuestions = 300,
     by_thread: ByThread = False,
@@ -82,11 +82,12 @@ def evaluate(
     than --max-forgetting. The other arms tell whether passages would serve better.
     """
     with telling(as_json=as_json):
-        from training.gate import GateSettings
+        from training.gate import MAX_FORGETTING, GateSettings
+        from training.methods import read_run
 
         settings = GateSettings(
             margin=margin,
-            max_forgetting=max_forgetting,
+            max_forgetting=max_forgetting or MAX_FORGETTING[read_run(run).method.name],
             min_questions=min_questions,
             max_questions=max_questions,
             threads=by_thread,

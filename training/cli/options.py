@@ -33,7 +33,11 @@ Margin = Annotated[
     typer.Option(help="The interval of the gain over the adapter in use must lie above this: 0.05 is five points."),
 ]
 MaxForgetting = Annotated[
-    float, typer.Option(help="Most that the perplexity on general text may grow, as a ratio to the base model's.")
+    float | None,
+    typer.Option(
+        help="Most that the perplexity on general text may grow, as a ratio to the base model's; by default 1.25 for a "
+        "full fine-tune, which takes its place, and 4 for an adapter, which answers only those who ask for it."
+    ),
 ]
 MaxQuestions = Annotated[int, typer.Option(help="Most test questions, drawn by the seed; 0 for all.", min=0)]
 MinQuestions = Annotated[int, typer.Option(help="Fewest test questions that a verdict may rest on.", min=0)]

@@ -9,9 +9,10 @@ from training.gate.evaluation import (
     write_evaluation,
 )
 from training.gate.running import evaluate
-from training.gate.verdict import GateSettings, Verdict
+from training.gate.verdict import MAX_FORGETTING, GateSettings, Verdict
 
 __all__ = [
+    "MAX_FORGETTING",
     "Answerer",
     "Arm",
     "Evaluation",

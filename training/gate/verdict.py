@@ -7,6 +7,10 @@ from tandem.errors import ConfigError
 from tandem.scoring import Interval
 
 
+MAX_FORGETTING = {"full": 1.25, "prefix": 4.0, "lora": 4.0}
+"""By method: a full fine-tune takes the base model's place, an adapter answers only those who ask for it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GateSettings:
     """Says how a candidate is measured and what it must reach; goes into the evaluation as it is."""
@@ -14,7 +18,7 @@ class GateSettings:
     margin: float = 0.0
     """The interval of the gain over what is in use must lie above this; in the metric's unit, 0 to 1."""
     max_forgetting: float = 1.25
-    """Most that the perplexity on general text may grow, as a ratio to the base model's."""
+    """Most that the perplexity on general text may grow, as a ratio to the base model's; see MAX_FORGETTING."""
     min_questions: int = 20
     """Fewest test questions that a verdict may rest on: of a handful no interval says much."""
     min_groups: int = 6
