@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from tandem.errors import ConfigError
 from tandem.scoring import Interval
 
-
 MAX_FORGETTING = {"full": 1.25, "prefix": 4.0, "lora": 4.0}
 """By method: a full fine-tune takes the base model's place, an adapter answers only those who ask for it."""
 
