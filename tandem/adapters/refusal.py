@@ -31,14 +31,29 @@ class Refusal(StrEnum):
     CONFIG_INVALID = "CONFIG_INVALID"
     """Its adapter_config.json cannot be read or does not make sense."""
     ALIASES_INVALID = "ALIASES_INVALID"
+    REJECTED = "REJECTED"
+    """Its manifest says that the evaluation gate did not let it through."""
+    NO_ROOM = "NO_ROOM"
+    """As many versions are in memory as may be."""
+    LOAD_FAILED = "LOAD_FAILED"
+    """Checking or loading it ended in a way that no other word tells; the log has the cause."""
     UNSUPPORTED = "UNSUPPORTED"
     """It is sound, but of a kind that this version does not serve."""
 
 
 class AdapterRefused(Exception):
-    """Says why an adapter on disk is not loaded: a stable code, and a sentence for whoever has to mend it."""
+    """Says why an adapter on disk is not loaded: a stable code, and a sentence for whoever has to mend it.
 
-    def __init__(self, code: Refusal, message: str) -> None:
+    `detail` is for the log of the machine alone: it may name paths, or what belongs to another tenant.
+    """
+
+    def __init__(self, code: Refusal, message: str, *, detail: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.detail = detail
+
+    @property
+    def explained(self) -> str:
+        """Returns the sentence with what is for the log alone."""
+        return f"{self.message} ({self.detail})" if self.detail else self.message

@@ -18,6 +18,7 @@ from services.generator.domain import (
     Draw,
     Mixing,
     NotFinite,
+    NotLoaded,
     Prompt,
     Sampling,
     Step,
@@ -87,6 +88,8 @@ class ToyRunner:
         self.fail_next = False
         self.overflowing: set[str] = set()
         """Keys of adapters whose logits are not finite."""
+        self.missing: set[str] = set()
+        """Keys of adapters whose weights are not in memory."""
         self.entered = threading.Semaphore(0)
         self._reply = reply
         self._gate = threading.Semaphore(0) if gated else None
@@ -111,6 +114,9 @@ class ToyRunner:
         if overflowing := [i for i, work in enumerate(step.works) if work.adapter in self.overflowing]:
             self._lose(step)
             raise NotFinite(overflowing)
+        if missing := [i for i, work in enumerate(step.works) if work.adapter in self.missing]:
+            self._lose(step)
+            raise NotLoaded(missing)
         self._store(step)
         choices = {draw.sequence: self._choose(step, draw) for draw in step.draws}
         scores = {index: self._score(work) for index, work in enumerate(step.works) if work.targets}

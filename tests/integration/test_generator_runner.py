@@ -1,7 +1,9 @@
 """The paged runner against transformers and peft: whatever the steps look like, the tokens are the same."""
 
+import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from services.generator.backend.checkpoint import Checkpoint
 from services.generator.backend.llama import Llama
 from services.generator.backend.runner import PagedRunner
-from services.generator.domain import Draw, Mixing, NotFinite, Sampling, Step, StepResult, Work
+from services.generator.domain import Draw, Mixing, NotFinite, NotLoaded, Sampling, Step, StepResult, Work
+from tandem.adapters import AdapterRefused, Refusal
 from tests.fakes.generator_adapters import unsigned
 from tests.fakes.generator_driver import Chaos, Job
 from tests.fakes.generator_model import write_adapter, write_model, write_relative
@@ -248,6 +251,18 @@ def test_an_adapter_changed_after_it_was_verified_is_not_loaded(folder: Path, tm
         runner.adapters.load(adapter)
 
 
+@pytest.mark.parametrize(
+    "data", [b"", b"\x02\0\0\0\0\0\0\0{]", b'\x22\0\0\0\0\0\0\0{"__metadata__":{"format":null}}   ']
+)
+def test_weights_that_safetensors_refuses_are_refused(folder: Path, data: bytes) -> None:
+    runner = paged(folder / "tiny")
+    adapter = unsigned(folder / "adapters" / "halden/one", runner.adapters.shapes())
+    harmed = replace(adapter, sha256=hashlib.sha256(data).hexdigest(), read=lambda: data)
+    with pytest.raises(AdapterRefused) as caught:
+        runner.adapters.load(harmed)
+    assert caught.value.code is Refusal.HEADER_INVALID
+
+
 def test_an_unloaded_adapter_is_gone_and_can_come_back(folder: Path) -> None:
     runner = paged(folder / "tiny")
     adapter = unsigned(folder / "adapters" / "halden/one", runner.adapters.shapes())
@@ -256,7 +271,9 @@ def test_an_unloaded_adapter_is_gone_and_can_come_back(folder: Path) -> None:
     runner.adapters.load(adapter)
     before = runner.run(step)
     runner.adapters.unload(adapter.key)
-    with pytest.raises(KeyError):
-        runner.run(step)
+    beside = Work(stream=1, tokens=[5, 6], start=0, blocks=[1])
+    with pytest.raises(NotLoaded) as caught:
+        runner.run(Step((beside, *step.works)))
+    assert caught.value.works == (1,)
     runner.adapters.load(adapter)
     assert runner.run(step) == before

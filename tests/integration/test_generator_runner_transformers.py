@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from services.generator.backend import loading
 from services.generator.backend.transformers_runner import TransformersRunner
 from services.generator.config import GeneratorConfig
-from services.generator.domain import Draw, Sampling, Step, Work
+from services.generator.domain import Draw, NotLoaded, Sampling, Step, Work
 from tandem.errors import ConfigError
 from tests.fakes.generator_adapters import unsigned
 from tests.fakes.generator_driver import Chaos, Job
@@ -88,7 +88,7 @@ def test_both_runners_say_the_same_with_and_without_an_adapter(folder: Path) -> 
         scored = loaded.runner.run(Step((work,))).scores[0]
         outputs[-1].append([round(score.logprob, 3) for score in scored])
         loaded.adapters.unload(adapter.key)
-        with pytest.raises(KeyError):
+        with pytest.raises(NotLoaded):
             loaded.runner.run(Step((work,)))
     assert outputs[0] == outputs[1]
 

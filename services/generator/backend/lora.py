@@ -9,11 +9,12 @@ however many adapters there are.
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +23,7 @@ from services.generator.backend.checkpoint import LlamaShape
 from services.generator.backend.linear import Linear, make_linear
 from services.generator.backend.llama import PARTS, layer_shape, padded, reorder_rotary, rotary_order
 from services.generator.domain import Adapter
+from tandem.adapters import AdapterRefused, Refusal
 
 _SPARE = 2
 """How many times the rank that a step needs may be carried along before the matrices are laid together anew."""
@@ -66,11 +68,23 @@ def _read(adapter: Adapter) -> dict[str, Tensor]:
     data = adapter.read()
     if hashlib.sha256(data).hexdigest() != adapter.sha256:
         raise ValueError("the weights changed after they were verified")
-    return safetensors.torch.load(data)
+    try:
+        return safetensors.torch.load(data)
+    except SafetensorError as error:
+        message = "its weights are no safetensors file"
+        raise AdapterRefused(Refusal.HEADER_INVALID, message, detail=str(error)) from error
 
 
 def _all_finite(tensor: Tensor) -> bool:
     return bool(tensor.isfinite().all())
+
+
+class MissingAdapters(LookupError):
+    """Says that adapters that a step names are not in memory."""
+
+    def __init__(self, keys: Collection[str | None]) -> None:
+        self.keys = frozenset(keys)
+        super().__init__(f"{len(self.keys)} adapters are not in memory")
 
 
 class AdapterBank:
@@ -119,7 +133,10 @@ class AdapterBank:
                 self._stack = None
 
     def active(self, keys: Sequence[str | None], counts: Sequence[int]) -> "Active | None":
-        """Returns what the works of a step add, given the adapter of each and its number of rows; None for nothing."""
+        """Returns what the works of a step add, given the adapter of each and its number of rows; None for nothing.
+
+        Raises MissingAdapters.
+        """
         # Of one that is not there `_stacked` tells.
         keys = [None if key in self._prefixes else key for key in keys]
         used = {key for key in keys if key is not None}
@@ -133,10 +150,10 @@ class AdapterBank:
         return Active(stack, None if alone else rows, self._dtype)
 
     def prefix(self, key: str | None) -> Tensor:
-        """Returns an adapter's prefix (layers, n, 2 * kv_heads, head_dim)."""
+        """Returns an adapter's prefix (layers, n, 2 * kv_heads, head_dim); raises MissingAdapters."""
         with self._lock:
             if key not in self._prefixes:
-                raise KeyError(f"no prefix is loaded for {key}")
+                raise MissingAdapters([key])
             return self._prefixes[key]
 
     def _stacked(self, used: set[str]) -> "_Stack":
@@ -146,7 +163,7 @@ class AdapterBank:
                 return stack
             missing = used - self._adapters.keys()
             if missing:
-                raise KeyError(f"adapters that are not loaded: {sorted(missing)}")
+                raise MissingAdapters(missing)
             self._stack = _Stack.of({key: self._adapters[key] for key in sorted(used)})
             return self._stack
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from services.generator.backend import attention
 from services.generator.backend.lanes import Lanes, Slab
 from services.generator.backend.llama import Llama, Plan, Prefix
-from services.generator.backend.lora import AdapterBank
+from services.generator.backend.lora import AdapterBank, MissingAdapters
 from services.generator.backend.sampling import choose, score
-from services.generator.domain import Choice, Step, StepResult, TokenScore, Work
+from services.generator.domain import Choice, NotLoaded, Step, StepResult, TokenScore, Work
 
 _LOGITS = 64
 """Targets whose logits are computed at a time: with a vocabulary of 150,000 those take 40 MB."""
@@ -43,9 +43,12 @@ class PagedRunner:
         self._lanes.forget(streams)
 
     def run(self, step: Step) -> StepResult:
-        """Computes one step; raises NotFinite where a draw or a target meets logits that are no numbers."""
+        """Computes one step; raises NotFinite where a draw or a target meets logits that are no numbers, NotLoaded."""
         try:
             return self._run(step)
+        except MissingAdapters as missing:
+            self._lanes.forget()
+            raise NotLoaded([i for i, work in enumerate(step.works) if work.adapter in missing.keys]) from missing
         except BaseException:
             self._lanes.forget()
             raise

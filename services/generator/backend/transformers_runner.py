@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from services.generator.backend.lora import read_weights
+from services.generator.backend.lora import MissingAdapters, read_weights
 from services.generator.backend.sampling import choose, score
-from services.generator.domain import Adapter, Step, StepResult, TokenScore, Work
+from services.generator.domain import Adapter, NotLoaded, Step, StepResult, TokenScore, Work
 
 
 class TransformersRunner:
@@ -38,9 +38,12 @@ class TransformersRunner:
 
     @torch.inference_mode()
     def run(self, step: Step) -> StepResult:
-        """Computes one step; raises NotFinite where a draw or a target meets logits that are no numbers."""
+        """Computes one step; raises NotFinite where a draw or a target meets logits that are no numbers, NotLoaded."""
         try:
             return self._run(step)
+        except MissingAdapters as missing:
+            self.release([work.stream for work in step.works])
+            raise NotLoaded([i for i, work in enumerate(step.works) if work.adapter in missing.keys]) from missing
         except BaseException:
             self.release([work.stream for work in step.works])
             raise
@@ -121,8 +124,11 @@ class HookedAdapters:
             self._parts.pop(key, None)
 
     def using(self, key: str | None) -> "_Using":
-        """Returns a context in which the model computes with an adapter, or without any."""
-        return _Using(self, {} if key is None else self._parts[key])
+        """Returns a context in which the model computes with an adapter, or without any; raises MissingAdapters."""
+        parts = {} if key is None else self._parts.get(key)
+        if parts is None:
+            raise MissingAdapters([key])
+        return _Using(self, parts)
 
     def _add(self, name: str, _: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         part = self._current.get(name)

@@ -1,7 +1,7 @@
 """What the generator speaks of, and the ports between its rooms. Standard library only."""
 
 from services.generator.domain.ports import Adapters, Backend, Runner, Tokenizer
-from services.generator.domain.steps import Choice, Draw, NotFinite, Step, StepResult, TokenScore, Work
+from services.generator.domain.steps import Choice, Draw, NotFinite, NotLoaded, Step, StepResult, TokenScore, Work
 from services.generator.domain.values import (
     SHARED_TENANT,
     Adapter,
@@ -53,6 +53,7 @@ __all__ = [
     "Mixing",
     "ModelInfo",
     "NotFinite",
+    "NotLoaded",
     "Pin",
     "Priority",
     "Prompt",

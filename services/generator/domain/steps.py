@@ -103,3 +103,11 @@ class NotFinite(ValueError):
     def __init__(self, works: Sequence[int] = ()) -> None:
         self.works = tuple(sorted(set(works)))
         super().__init__(f"the logits after {len(self.works) or 'some'} works of the step are not finite")
+
+
+class NotLoaded(LookupError):
+    """Says that works of a step name adapters whose weights are not in memory; `works` is as NotFinite's."""
+
+    def __init__(self, works: Sequence[int]) -> None:
+        self.works = tuple(sorted(set(works)))
+        super().__init__(f"{len(self.works)} works of the step name adapters that are not in memory")

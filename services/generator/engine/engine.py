@@ -22,6 +22,7 @@ from services.generator.domain import (
     Limits,
     ModelInfo,
     NotFinite,
+    NotLoaded,
     Pin,
     Runner,
     Score,
@@ -42,7 +43,7 @@ from services.generator.engine.pins import PinnedCall, PinnedEvents
 from services.generator.engine.scheduler import Scheduler
 from services.generator.engine.sequence import Sequence
 from services.generator.metrics import GeneratorMetrics
-from tandem.errors import Cancelled, Internal, TandemError, Unavailable
+from tandem.errors import Cancelled, FailedPrecondition, Internal, TandemError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,8 @@ class Engine:
         now = time.monotonic()
         if failure is not None:
             log.error("a step of the model failed", exc_info=failure, extra={"works": len(flight.works)})
-            self._scheduler.fail(now=now, culprits=failure.works if isinstance(failure, NotFinite) else ())
+            culprits, error = _blame(failure)
+            self._scheduler.fail(now=now, culprits=culprits, error=error)
             return None
         result, seconds = future.result()
         self._scheduler.apply(result, now=now, seconds=seconds)
@@ -274,6 +276,16 @@ class Engine:
         except Exception:
             # What it keeps for streams that are gone harms no other one.
             log.exception("the model did not forget streams that have ended", extra={"streams": len(streams)})
+
+
+def _blame(failure: BaseException) -> tuple[tuple[int, ...], TandemError]:
+    """Returns the works that made a step fail, none where that is not known, and what their callers are told."""
+    if isinstance(failure, NotFinite):
+        error = FailedPrecondition("the weights give no finite numbers for this prompt", reason="NOT_FINITE")
+        return failure.works, error
+    if isinstance(failure, NotLoaded):
+        return failure.works, Unavailable("the adapter's weights are not in memory", reason="ADAPTER_NOT_LOADED")
+    return (), Internal("the model failed")
 
 
 def _check_result(step: Step, result: StepResult) -> None:

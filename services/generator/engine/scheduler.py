@@ -23,7 +23,7 @@ from services.generator.engine.flight import Flight, News
 from services.generator.engine.memory import Memory
 from services.generator.engine.pace import Pace
 from services.generator.engine.sequence import Sequence, Stream
-from tandem.errors import DeadlineExceeded, FailedPrecondition, Internal, TandemError
+from tandem.errors import DeadlineExceeded, Internal, TandemError
 
 _PATIENCE = 4
 """After so many preemptions a batch sequence gives way no sooner than an interactive one."""
@@ -148,11 +148,11 @@ class Scheduler:
                 sequence.ended = sequence.ended or now
                 self._leave(sequence)
 
-    def fail(self, *, now: float, culprits: Collection[int] = ()) -> None:
+    def fail(self, *, now: float, culprits: Collection[int] = (), error: TandemError | None = None) -> None:
         """Notes that the step failed: its sequences end, and what it named is lost for others too.
 
         Where the culprits are known, by the indices of their works, they end
-        alone and the others read their tokens again.
+        alone, with the error, and the others read their tokens again.
         """
         flight = self._land()
         lost = {block for work in flight.works for block in work.blocks}
@@ -161,11 +161,8 @@ class Scheduler:
         # The last one first, so that those who give way queue in the order of their start.
         for sequence in reversed(list(self._running)):
             took_part = sequence.id in flight.members
-            if took_part and not faulty:
-                self._abort(sequence, Internal("the model failed"), now=now)
-            elif took_part and any(stream.id in faulty for stream in sequence.streams):
-                error = FailedPrecondition("the weights give no finite numbers for this prompt", reason="NOT_FINITE")
-                self._abort(sequence, error, now=now)
+            if took_part and (not faulty or any(stream.id in faulty for stream in sequence.streams)):
+                self._abort(sequence, error or Internal("the model failed"), now=now)
             elif sequence.done:
                 self._leave(sequence)
             elif any(not lost.isdisjoint(stream.blocks) for stream in sequence.streams):

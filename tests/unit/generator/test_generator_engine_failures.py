@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.generator.domain import Limits, ScoreInput, ScoreItem, Step, StepResult
-from tandem.errors import FailedPrecondition, Internal, Unavailable
+from tandem.errors import FailedPrecondition, Internal, TandemError, Unavailable
 from tests.fakes.generator import ByteTokenizer, ToyRunner
 from tests.fakes.generator_engine import Bench, Pins, ask, running, said, text_of
 
@@ -46,16 +46,23 @@ async def test_a_failing_step_fails_its_sequences_and_not_the_service() -> None:
     assert (bench.value("sequences_total", reason="failed"), bench.failures) == (1, 0)
 
 
-async def test_weights_that_overflow_end_their_own_sequences_and_no_others() -> None:
+@pytest.mark.parametrize(
+    ("fault", "error", "reason"),
+    [("overflowing", FailedPrecondition, "NOT_FINITE"), ("missing", Unavailable, "ADAPTER_NOT_LOADED")],
+)
+async def test_weights_that_overflow_or_are_gone_end_their_own_sequences_and_no_others(
+    fault: str, error: type[TandemError], reason: str
+) -> None:
     pins = Pins()
     async with running() as bench:
         prompts = ["aaaabbbb", "cccc", "ddddeeeeff"]
         expected = [await text_of(bench.engine, ask(prompt, max_tokens=6)) for prompt in prompts]
         bad = pins.pin()
-        bench.runner.overflowing.add(bad.adapter.key)
+        getattr(bench.runner, fault).add(bad.adapter.key)
         others = [asyncio.create_task(text_of(bench.engine, ask(prompt, max_tokens=6))) for prompt in prompts]
-        with pytest.raises(FailedPrecondition, match="no finite numbers"):
+        with pytest.raises(error) as caught:
             await text_of(bench.engine, ask("aaaabbbb", pins=(bad,)))
+        assert caught.value.reason == reason
         found = [await other for other in others]
     assert [text for text, _ in found] == [text for text, _ in expected]
     assert pins.released == ["law"]
