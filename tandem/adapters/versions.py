@@ -83,6 +83,8 @@ class Opened:
     key_id: str
     """The key that signed the manifest."""
     ciphers: Keyring
+    digest: str = ""
+    """SHA-256 of the manifest's bytes, and so of all that it binds."""
 
     @property
     def cipher(self) -> str:
@@ -136,12 +138,15 @@ def read_version(folder: Path, *, trust: Trust, ciphers: Keyring | None = None) 
     if not key.verify(text, signature):
         raise AdapterRefused(Refusal.SIGNATURE_INVALID, f"{MANIFEST} is not what the key {key_id} signed")
     manifest = Manifest.from_bytes(text)
+    if wrong := _misplaced(folder, manifest):
+        # Whose it is the one whose folder this is need not know.
+        message = "it belongs to another tenant, name or version than its folder says"
+        raise AdapterRefused(Refusal.MISPLACED, message, detail=wrong)
     if not key.may_sign_for(manifest.tenant):
         message = f"the key {key_id} is not trusted to sign for the tenant {manifest.tenant}"
         raise AdapterRefused(Refusal.KEY_UNKNOWN, message)
-    if wrong := _misplaced(folder, manifest):
-        raise AdapterRefused(Refusal.MISPLACED, wrong)
-    return Opened(folder, manifest, key_id, ciphers if ciphers is not None else Keyring())
+    digest = hashlib.sha256(text).hexdigest()
+    return Opened(folder, manifest, key_id, ciphers if ciphers is not None else Keyring(), digest)
 
 
 def _manifest_bytes(folder: Path) -> bytes:

@@ -101,7 +101,7 @@ def check(
         for name in opened.manifest.files:
             opened.read(name)
     except AdapterRefused as error:
-        raise ConfigError(f"{error} ({error.code})") from error
+        raise ConfigError(f"{error.explained} ({error.code})") from error
     manifest = opened.manifest
     shown = {
         "adapter": f"{manifest.tenant}/{manifest.name}@{manifest.version}",

@@ -84,6 +84,8 @@ class Adapter:
     """Returns the plain bytes of the weights file, read anew and checked; may raise OSError, or say why it refuses."""
     num_virtual: int = 0
     """Positions that a prefix puts before every prompt; 0 for low-rank weights."""
+    manifest_sha256: str = ""
+    """SHA-256 of the manifest that binds its files."""
     signer_key_id: str = ""
     """The key whose signature vouches for it."""
     cipher: str = ""

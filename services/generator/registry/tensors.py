@@ -116,12 +116,15 @@ def _header(data: bytes) -> dict[str, Any]:
     """Returns the tensors that a safetensors file declares, after checking that the file holds them."""
     length = _header_length(data)
     try:
-        header = json.loads(data[8 : 8 + length])
+        # As text: of bytes json would take UTF-16 as well.
+        header = json.loads(data[8 : 8 + length].decode())
     except (ValueError, RecursionError) as error:
         raise _damaged("the safetensors header is damaged") from error
     if not isinstance(header, dict):
         raise _damaged("the safetensors header is damaged")
-    header.pop("__metadata__", None)
+    about = header.pop("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise _damaged("the safetensors header has metadata that is not text")
     end = 0
     for tensor in sorted(header.values(), key=_offset):
         begin, finish = tensor["data_offsets"]
@@ -156,9 +159,13 @@ def _offset(tensor: Any) -> int:
         shape = tensor["shape"]
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged("the safetensors header is damaged") from error
-    if not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in (begin, end, *shape)):
+    if not isinstance(shape, list) or not all(_is_count(n) for n in (begin, end, *shape)):
         raise _damaged("the safetensors header is damaged")
     return int(begin)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _num_bytes(tensor: Mapping[str, Any]) -> int:

@@ -8,7 +8,7 @@ holds, but for the signature file itself; nothing is unpickled ever.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,14 +46,20 @@ class Rules:
     keys: Keys = _no_keys
 
 
-def verify(folder: Path, rules: Rules) -> Adapter:
+def verify(folder: Path, rules: Rules, *, held: Collection[Adapter] = ()) -> Adapter:
     """Returns the adapter in <root>/<tenant>/<name>/versions/<version>; raises AdapterRefused unless all checks pass.
 
-    Its `read` goes through the same checks again, and raises AdapterRefused where the file changed meanwhile.
+    Its `read` goes through the same checks again, and raises AdapterRefused
+    where the file changed meanwhile. The files of one that is held under the
+    very same manifest and signer are not read again.
     """
     opened = _open(folder, rules)
     manifest = opened.manifest
-    _check_base(manifest, rules)
+    _check_manifest(manifest, rules)
+    known = (opened.digest, opened.key_id)
+    for one in held:
+        if (one.manifest_sha256, one.signer_key_id) == known:
+            return one
     if manifest.files.get(CONFIG) is not None and manifest.files[CONFIG].size > _MAX_CONFIG:
         raise AdapterRefused(Refusal.CONFIG_INVALID, f"{CONFIG} is larger than {_MAX_CONFIG} bytes")
     form = configuration(opened.read(CONFIG), method=manifest.method)
@@ -67,6 +73,7 @@ def verify(folder: Path, rules: Rules) -> Adapter:
         num_virtual=form.num_virtual,
         num_parameters=num_parameters(read(), form=form, shapes=rules.shapes),
         read=read,
+        manifest_sha256=opened.digest,
         signer_key_id=opened.key_id,
         cipher=opened.cipher,
         cipher_key_id=manifest.encryption.key_id if manifest.encryption is not None else "",
@@ -86,11 +93,14 @@ def _open(folder: Path, rules: Rules) -> Opened:
     try:
         trust, ciphers = rules.keys()
     except ConfigError as error:
-        raise AdapterRefused(Refusal.KEY_UNKNOWN, f"the keys cannot be read: {error}") from error
+        message = "the keys cannot be read; the generator's log says why"
+        raise AdapterRefused(Refusal.KEY_UNKNOWN, message, detail=str(error)) from error
     return read_version(folder, trust=trust, ciphers=ciphers)
 
 
-def _check_base(manifest: Manifest, rules: Rules) -> None:
+def _check_manifest(manifest: Manifest, rules: Rules) -> None:
+    if manifest.gate.get("accepted") is False:
+        raise AdapterRefused(Refusal.REJECTED, "the evaluation gate did not let it through, wherever it lies now")
     base = manifest.base
     if base.sha256 != rules.base_sha256:
         message = f"it was trained on {base.name[:100]} ({base.sha256[:16]}), not on the model served here"

@@ -32,6 +32,22 @@ from tests.fakes.generator_adapters import GOOD_CONFIG, PREFIX, place, rules, sa
 GOOD = safetensors_bytes(tensors())
 
 
+def shaped(a: list[int], b: list[int]) -> dict[str, object]:
+    """Returns the rows of two matrices, one after the other."""
+    middle, end = 2 * a[0] * a[1], 2 * (a[0] * a[1] + b[0] * b[1])
+    return {
+        f"{PREFIX}.lora_A.weight": {"dtype": "F16", "shape": a, "data_offsets": [0, middle]},
+        f"{PREFIX}.lora_B.weight": {"dtype": "F16", "shape": b, "data_offsets": [middle, end]},
+    }
+
+
+def header(row: dict[str, object], size: int = 40, *, encoding: str = "utf-8") -> bytes:
+    """Returns a sound file but for what its header says more, or otherwise."""
+    sound = json.loads(GOOD[8 : 8 + struct.unpack("<Q", GOOD[:8])[0]])
+    text = json.dumps({**sound, **row}).encode(encoding)
+    return struct.pack("<Q", len(text)) + text + GOOD[-size:]
+
+
 def test_a_good_adapter_is_described(tmp_path: Path) -> None:
     adapter = verify(place(tmp_path), rules())
     assert (adapter.tenant, adapter.name, adapter.rank, adapter.scale) == ("halden", "answers", 2, 2.0)
@@ -175,6 +191,11 @@ def test_a_version_that_was_tampered_with_is_refused_for_its_own_reason(
         (struct.pack("<Q", 100_000) + b"[" * 100_000, Refusal.HEADER_INVALID),
         (struct.pack("<Q", 41) + b'{"a": {"data_offsets":[0,0], "shape": 7}}', Refusal.HEADER_INVALID),
         (GOOD + b"x", Refusal.HEADER_INVALID),
+        (header({"__metadata__": {"format": None}}), Refusal.HEADER_INVALID),
+        (header({"__metadata__": ["pt"]}), Refusal.HEADER_INVALID),
+        (header(shaped([True, 4], [6, 1]), 20), Refusal.HEADER_INVALID),
+        (header({"__metadata__": {}}, encoding="utf-16"), Refusal.HEADER_INVALID),
+        (header({"__metadata__": {}}, encoding="utf-8-sig"), Refusal.HEADER_INVALID),
         (safetensors_bytes(tensors(), dtype="I64", width=8), Refusal.UNSUPPORTED),
         (safetensors_bytes(tensors(), dtype="F32", width=2), Refusal.HEADER_INVALID),
         (safetensors_bytes({f"{PREFIX}.lora_A.weight": [2, 4]}), Refusal.HEADER_INVALID),
@@ -254,7 +275,18 @@ def test_a_version_that_lies_elsewhere_is_refused(tmp_path: Path, where: str) ->
     moved = tmp_path / where / folder.name
     moved.parent.mkdir(parents=True)
     folder.rename(moved)
-    assert refusal(moved).code is Refusal.MISPLACED
+    error = refusal(moved)
+    assert error.code is Refusal.MISPLACED
+    assert "halden" not in error.message
+
+
+def test_a_rejected_version_is_refused_wherever_it_lies(tmp_path: Path) -> None:
+    folder = place(tmp_path, rejected=True, gate={"accepted": False, "reasons": ["worse"]})
+    moved = tmp_path / "halden" / "answers" / "versions" / folder.name
+    moved.parent.mkdir()
+    folder.rename(moved)
+    assert refusal(moved).code is Refusal.REJECTED
+    assert verify(place(tmp_path, fill=1, gate={"accepted": True}), rules()).name == "answers"
 
 
 def test_a_version_under_another_number_is_refused(tmp_path: Path) -> None:
@@ -342,7 +374,8 @@ def test_keys_are_read_anew_and_a_damaged_file_lets_nothing_in(tmp_path: Path) -
     trust.write_text("{")
     error = refusal(folder, keys=keys)
     assert error.code is Refusal.KEY_UNKNOWN
-    assert "is not a trust file" in str(error)
+    assert str(tmp_path) not in error.message
+    assert "is not a trust file" in error.explained
     text = (tmp_path / "keys.json").read_text()
     TRUST.write(trust)
     assert verify(folder, rules(keys=KeyFiles(trust=[trust], keyring_text=text))).cipher_key_id == CIPHER.key_id
