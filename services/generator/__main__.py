@@ -14,10 +14,10 @@ from pathlib import Path
 import grpc
 
 from services.generator.config import GeneratorConfig
-from services.generator.domain import Limits, ModelInfo
+from services.generator.domain import Limits
 from services.generator.engine import Engine
 from services.generator.metrics import GeneratorMetrics
-from services.generator.registry import KeyFiles, NoAdapters, Registry, Rules, Shapes, verify
+from services.generator.registry import KeyFiles, NoAdapters, Registry, Rules, verify
 from services.generator.servicer import GeneratorServicer, Parts
 from tandem import config as settings
 from tandem.errors import ConfigError
@@ -61,9 +61,11 @@ async def _local(
     from services.generator.backend import loading
 
     loaded = await asyncio.to_thread(loading.load, config)
+    keys = _keys(config)
     registry = Registry(
         adapters=loaded.adapters,
-        check=partial(verify, rules=_rules(config, loaded.shapes, loaded.model)),
+        check=partial(verify, rules=Rules(shapes=loaded.shapes, base_sha256=loaded.model.sha256, keys=keys)),
+        trust=keys.trust,
         folder=config.adapter_dir,
         max_adapters=config.max_adapters,
         metrics=metrics,
@@ -92,8 +94,8 @@ async def _remote(config: GeneratorConfig, telemetry: Telemetry, metrics: Genera
     return Parts(backend=backend, registry=registry, kind="openai")
 
 
-def _rules(config: GeneratorConfig, shapes: Shapes, model: ModelInfo) -> Rules:
-    """Returns what adapters are held against; raises ConfigError where the keys cannot be read."""
+def _keys(config: GeneratorConfig) -> KeyFiles:
+    """Returns the keys that adapters are checked with; raises ConfigError where they cannot be read."""
     keys = KeyFiles(
         trust=[Path(path).expanduser() for path in config.adapter_trust_files],
         keyring=config.adapter_key_file,
@@ -101,7 +103,7 @@ def _rules(config: GeneratorConfig, shapes: Shapes, model: ModelInfo) -> Rules:
     )
     if config.adapter_dir is not None:
         keys.check()
-    return Rules(shapes=shapes, base_sha256=model.sha256, keys=keys)
+    return keys
 
 
 def _limits(config: GeneratorConfig) -> Limits:

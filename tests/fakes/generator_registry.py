@@ -12,11 +12,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.generator.metrics import GeneratorMetrics
-from services.generator.registry import Registry, Rules, Shown, verify
+from services.generator.registry import KeyFiles, Registry, Rules, Shown, verify
 from tandem.adapters import Aliases, read_aliases, write_aliases
 from tandem.errors import TandemError
 from tests.fakes.adapter_versions import BASE, keys
-from tests.fakes.generator_adapters import SHAPES, FakeAdapters, place
+from tests.fakes.generator_adapters import SHAPES, FakeAdapters, place, rules
 
 CHECK = partial(verify, rules=Rules(shapes=SHAPES, base_sha256=BASE, keys=keys))
 """Lets in what fits SHAPES and the key that everybody knows has signed."""
@@ -79,14 +79,25 @@ class Bench:
 
 @asynccontextmanager
 async def opened(
-    folder: Path | None, *, room: int = 8, gate: threading.Semaphore | None = None, refresh_s: float = 0.0
+    folder: Path | None,
+    *,
+    room: int = 8,
+    gate: threading.Semaphore | None = None,
+    refresh_s: float = 0.0,
+    trusted: KeyFiles | None = None,
+    fail: Exception | None = None,
 ) -> AsyncIterator[Bench]:
-    """Starts a registry and stops it after the block."""
+    """Starts a registry and stops it after the block.
+
+    `trusted` are keys in place of those that CHECK knows; `fail` is raised by the first load.
+    """
     collectors = CollectorRegistry()
     memory = FakeAdapters(gate=gate)
+    memory.fail = fail
     registry = Registry(
         adapters=memory,
-        check=CHECK,
+        check=CHECK if trusted is None else partial(verify, rules=rules(keys=trusted)),
+        trust=None if trusted is None else trusted.trust,
         folder=folder,
         max_adapters=room,
         metrics=GeneratorMetrics(collectors),

@@ -8,6 +8,7 @@ from services.generator.domain import SHARED_TENANT, Adapter
 from services.generator.registry.holdings import Held
 from services.generator.registry.naming import CANDIDATE, STABLE
 from services.generator.registry.store import Stored
+from tandem.adapters import AdapterRefused
 
 _MAX_SHOWN = 16
 _MAX_REFUSAL = 200
@@ -22,7 +23,7 @@ class Entry:
     candidate: Held | None = None
     others: dict[str, Held] = field(default_factory=dict)
     """Versions that were loaded by their hash, beside those of the aliases."""
-    refusals: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, AdapterRefused] = field(default_factory=dict)
     """Why versions of this state of the folder were left out."""
 
     def holds(self) -> Iterator[Held]:
@@ -31,6 +32,11 @@ class Entry:
         if self.candidate is not None:
             yield self.candidate
         yield from self.others.values()
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Returns the keys of all that is held."""
+        return tuple(held.adapter.key for held in self.holds())
 
     def find(self, selector: str, lot: float) -> tuple[Held | None, str]:
         """Returns the version that a call gets, None where there is none, and the way to it: an alias or "version".
@@ -65,6 +71,7 @@ class ShownVersion:
     sha256: str = ""
     num_sequences: int = 0
     refusal: str = ""
+    """The code of the refusal, a colon and its sentence; empty where it was not refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +111,12 @@ def show(entry: Entry, in_memory: list[Held]) -> Shown:
 def _show_version(entry: Entry, in_memory: list[Held], version: str) -> ShownVersion:
     held = [held for held in in_memory if held.adapter.version == version]
     loaded = any(one.num_holds for one in held)
-    aliases = entry.stored.aliases
+    aliases, refused = entry.stored.aliases, entry.refusals.get(version)
     return ShownVersion(
         version=version,
         aliases=tuple(alias for alias in (STABLE, CANDIDATE) if getattr(aliases, alias) == version),
         state=VersionState.LOADED if loaded else VersionState.RETIRED if held else VersionState.STORED,
         sha256=held[0].adapter.sha256 if held else "",
         num_sequences=sum(one.num_pins for one in held),
-        refusal=entry.refusals.get(version, "")[:_MAX_REFUSAL],
+        refusal=f"{refused.code}: {refused.message}"[:_MAX_REFUSAL] if refused is not None else "",
     )

@@ -63,7 +63,9 @@ class Holdings:
         return self.hold(held)
 
     def hold(self, held: Held) -> Held:
-        """Takes another hold on a version that is in memory, and returns it."""
+        """Takes another hold on a version that is in memory, and returns it; raises LookupError for one that is not."""
+        if self._versions.get(held.adapter.key) is not held:
+            raise LookupError("a version that has left the memory cannot be held")
         held.num_holds += 1
         self._gauge()
         return held

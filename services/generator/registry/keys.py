@@ -15,9 +15,8 @@ Keys = Callable[[], tuple[Trust, Keyring]]
 class KeyFiles:
     """Reads trust files and a keyring anew for each check.
 
-    So a key that is added or withdrawn counts from the next load on, without a
-    restart. A version that is in memory stays: withdrawing a key is followed
-    by unloading what it signed.
+    So a key that is added or withdrawn counts without a restart: for a load
+    at once, for what is in memory when the adapter folder is looked at next.
     """
 
     def __init__(self, *, trust: Sequence[Path], keyring: Path | None = None, keyring_text: str = "") -> None:
@@ -27,7 +26,11 @@ class KeyFiles:
 
     def __call__(self) -> tuple[Trust, Keyring]:
         """Returns the keys; a trust file that is not there trusts nobody. Raises ConfigError for a damaged file."""
-        return Trust.read_all(self._trust), self._ring()
+        return self.trust(), self._ring()
+
+    def trust(self) -> Trust:
+        """Returns whose signatures count; raises ConfigError for a damaged file."""
+        return Trust.read_all(self._trust)
 
     def check(self) -> None:
         """Reads all files once and logs whom they trust; raises ConfigError."""

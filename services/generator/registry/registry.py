@@ -9,24 +9,29 @@ the running model, and a sequence ends on what it started on (holdings.py).
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from services.generator.domain import SHARED_TENANT, Adapter, Adapters, Pin
 from services.generator.metrics import GeneratorMetrics
 from services.generator.registry import aliasing
+from services.generator.registry.changes import Changes
 from services.generator.registry.entries import Shown
+from services.generator.registry.following import Following
 from services.generator.registry.holdings import Holdings
 from services.generator.registry.names import Check, Names, Replaced, own
 from services.generator.registry.naming import not_found, parse_loadable, parse_name, parse_version
-from services.generator.registry.store import Key, Stamp, Store, Stored
-from tandem.adapters import AdapterRefused, Aliases
-from tandem.errors import ConfigError, FailedPrecondition, NotFound, Overloaded, TooLarge
+from services.generator.registry.reports import Reports, full
+from services.generator.registry.store import Key, Store, Stored
+from tandem.adapters import AdapterRefused, Aliases, Trust
+from tandem.errors import ConfigError, NotFound, Overloaded, TooLarge
 
 log = logging.getLogger(__name__)
+
+_MAX_OTHERS = 8
+"""Versions of one tenant in memory beside those of its aliases: the room is for all tenants."""
 
 
 class NoAdapters:
@@ -51,6 +56,7 @@ class Registry:
         folder: Path | None,
         max_adapters: int,
         metrics: GeneratorMetrics,
+        trust: Callable[[], Trust] | None = None,
         refresh_s: float = 0.0,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -62,11 +68,19 @@ class Registry:
         self._refresh_s = refresh_s
         self._holdings = Holdings(adapters, max_versions=max_adapters, metrics=metrics)
         self._names = Names(self._holdings, store=self._store, check=check)
-        self._seen: dict[Key, Stamp] = {}
         self._put_out: set[Key] = set()
-        self._told: dict[Key, str] = {}
-        self._changing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reports = Reports(metrics)
+        self._changes = Changes()
+        self._following = Following(
+            names=self._names,
+            store=self._store,
+            holdings=self._holdings,
+            changes=self._changes,
+            reports=self._reports,
+            metrics=metrics,
+            trust=trust,
+            put_out=self._put_out,
+        )
 
     def __len__(self) -> int:
         return len(self._names)
@@ -74,21 +88,20 @@ class Registry:
     async def start(self) -> None:
         """Loads what the aliases in the folder name; what fails a check is logged and left out.
 
-        Raises ConfigError where the folder is missing or names more versions than there may be.
+        Raises ConfigError where the folder is missing or names more stable versions than there may be. Candidates
+        for which there is no room are left out.
         """
         try:
-            await self._follow(starting=True)
+            await self._following.begin()
         except (TooLarge, Overloaded) as error:
             message = f"the adapter folder names more versions than GENERATOR_MAX_ADAPTERS={self._max_adapters}"
             raise ConfigError(message) from error
         if self._refresh_s and self._store.root is not None:
-            self._tasks.add(asyncio.create_task(self._keep_following(), name="follow the adapter folder"))
+            self._changes.keep(asyncio.create_task(self._keep_following(), name="follow the adapter folder"))
 
     async def stop(self) -> None:
         """Ends what is under way, after the load in progress; to be called when no sequence runs any longer."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._changes.stop()
         await self._holdings.stop()
 
     def find(self, name: str, *, tenant: str, lot: float = 1.0) -> Adapter:
@@ -113,14 +126,15 @@ class Registry:
     async def load(self, name: str, *, tenant: str) -> Replaced:
         """Loads what the aliases of the tenant's adapter name now, and the version if the name has one.
 
-        Sequences on an older version finish on it. A change goes on when its
-        caller leaves. Raises NotFound, InvalidInput, FailedPrecondition
-        (ADAPTER_REFUSED), Overloaded where older versions still hold the room
-        and TooLarge where it would not help to wait.
+        Sequences on an older version finish on it. A change that has begun
+        goes on when its caller leaves. Raises NotFound, InvalidInput,
+        FailedPrecondition (ADAPTER_REFUSED), Overloaded where older versions
+        still hold the room or too many changes wait (TOO_MANY_CHANGES), and
+        TooLarge where it would not help to wait.
         """
         reference = parse_loadable(name)
         wanted = (reference.selector,) if reference.selector else ()
-        return await self._apart(self._load(own(tenant, reference.name), wanted))
+        return await self._changes.make(tenant, partial(self._load, own(tenant, reference.name), wanted))
 
     def unload(self, name: str, *, tenant: str) -> Adapter:
         """Takes the tenant's own adapter, or one version of it, from new calls and returns it.
@@ -138,7 +152,7 @@ class Registry:
         else:
             self._put_out.add(key)
             gone = self._names.drop(key)
-        log.info("adapter unloaded", extra={"adapter": _full(gone), "version": gone.version})
+        log.info("adapter unloaded", extra={"adapter": full(gone), "version": gone.version})
         return gone
 
     async def promote(self, name: str, *, tenant: str, version: str = "") -> Replaced:
@@ -148,21 +162,26 @@ class Registry:
         ADAPTER_CHANGED, ADAPTER_FOLDER_READ_ONLY); then nothing has changed.
         """
         key, target = own(tenant, parse_name(name)), parse_version(version)
-        return await self._apart(self._switch(key, partial(aliasing.promote, version=target), "promoted", target))
+        change = partial(aliasing.promote, version=target)
+        return await self._changes.make(tenant, partial(self._switch, key, change, "promoted", target))
 
     async def roll_back(self, name: str, *, tenant: str) -> Replaced:
         """Makes what was stable before stable again; raises as promote does, and NO_EARLIER_VERSION."""
-        return await self._apart(self._switch(own(tenant, parse_name(name)), aliasing.roll_back, "rolled_back"))
+        key = own(tenant, parse_name(name))
+        return await self._changes.make(tenant, partial(self._switch, key, aliasing.roll_back, "rolled_back"))
 
     async def set_canary(self, name: str, share: float, *, tenant: str, version: str = "") -> Replaced:
-        """Gives the candidate, or the version as the new one, a share of the calls; raises as promote does."""
+        """Gives the candidate, or the version as the new one, a share of the calls; raises as promote does.
+
+        A share that does not rise asks nothing of a candidate that is in memory: a trial can always be ended.
+        """
         key, target = own(tenant, parse_name(name)), parse_version(version)
         change = partial(aliasing.canary, share=share, version=target)
-        return await self._apart(self._switch(key, change, "canary", target))
+        return await self._changes.make(tenant, partial(self._switch, key, change, "canary", target))
 
     async def refresh(self) -> None:
         """Follows what has changed in the folder; what fails a check is logged, and what served before goes on."""
-        await self._follow(starting=False)
+        await self._following.look()
 
     async def _keep_following(self) -> None:
         while True:
@@ -174,79 +193,56 @@ class Registry:
             except Exception:
                 log.exception("the adapter folder could not be followed")
 
-    async def _follow(self, *, starting: bool) -> None:
-        for key, stamp in (await self._holdings.work(self._store.survey)).items():
-            if self._seen.get(key) == stamp:
-                continue
-            async with self._changing:
-                if key in self._put_out:
-                    continue
-                try:
-                    await self._follow_one(key, starting=starting)
-                    self._seen[key] = stamp
-                except (AdapterRefused, NotFound) as error:
-                    self._seen[key] = stamp
-                    self._complain(key, error)
-                except (OSError, TooLarge, Overloaded) as error:  # may be otherwise the next time
-                    if starting and not isinstance(error, OSError):
-                        raise
-                    self._complain(key, error)
-
-    async def _follow_one(self, key: Key, *, starting: bool) -> None:
-        stored = await self._stored(key)
-        entry = self._names.get(key)
-        if entry is not None and entry.stored.stamp == stored.stamp:
-            return
-        try:
-            replaced = await self._names.take(key, stored)
-        except AdapterRefused as error:
-            self._names.note(key, f"{error.code}: {error.message}", version=stored.aliases.stable)
-            raise
-        if key in self._put_out:  # meanwhile
-            self._names.drop(key)
-            return
-        self._told.pop(key, None)
-        if not starting:
-            self._metrics.adapter_loads.labels("loaded").inc()
-        self._tell("loaded", replaced)
-
     async def _load(self, key: Key, wanted: tuple[str, ...]) -> Replaced:
-        async with self._changing:
-            try:
-                stored = await self._stored(key, *wanted)
-                replaced = await self._names.take(key, stored, wanted=wanted)
-            except (AdapterRefused, OSError) as error:
-                raise self._refused(key, error) from error
-            except NotFound:
-                raise
-            except Exception:
-                self._metrics.adapter_loads.labels("failed").inc()
-                raise
-            self._put_out.discard(key)
-            same = not wanted and replaced.before is not None and replaced.before.key == replaced.adapter.key
-            self._metrics.adapter_loads.labels("unchanged" if same else "loaded").inc()
-            self._tell("loaded", replaced)
-            return replaced
+        try:
+            stored = await self._stored(key, *wanted)
+            self._check_others(key, stored.aliases, wanted)
+            replaced = await self._names.take(key, stored, wanted=wanted)
+        except (AdapterRefused, OSError) as error:
+            raise self._reports.refused(key, error) from error
+        except NotFound:
+            raise
+        except Exception:
+            self._metrics.adapter_loads.labels("failed").inc()
+            raise
+        self._put_out.discard(key)
+        same = not wanted and replaced.before is not None and replaced.before.key == replaced.adapter.key
+        self._metrics.adapter_loads.labels("unchanged" if same else "loaded").inc()
+        self._tell("loaded", replaced)
+        return replaced
+
+    def _check_others(self, key: Key, aliases: Aliases, wanted: tuple[str, ...]) -> None:
+        entry = self._names.get(key)
+        there = {aliases.stable, aliases.candidate, *(entry.others if entry is not None else ())}
+        if set(wanted) <= there or self._names.num_others(key[0]) < _MAX_OTHERS:
+            return
+        message = f"{_MAX_OTHERS} versions are in memory beside those of the tenant's aliases; unload one first"
+        raise TooLarge(message, reason="TOO_MANY_ADAPTERS")
 
     async def _switch(self, key: Key, change: Callable[[Aliases], Aliases], kind: str, version: str = "") -> Replaced:
         """Loads what the changed aliases name, writes them, and lets them hold here."""
-        async with self._changing:
-            try:
-                stored = await self._stored(key, *([version] if version else []))
-                aliases = change(stored.aliases)
-                candidate = [aliases.candidate] if kind == "canary" and aliases.candidate else []
-                replaced = await self._names.take(
-                    key,
-                    replace(stored, aliases=aliases),
-                    wanted=candidate,
-                    commit=partial(self._store.change, key, change, expected=stored.aliases),
-                )
-            except (AdapterRefused, OSError) as error:
-                raise self._refused(key, error) from error
-            self._put_out.discard(key)
-            self._metrics.adapter_changes.labels(kind).inc()
-            self._tell(kind, replaced)
-            return replaced
+        try:
+            stored = await self._stored(key, *([version] if version else []))
+            aliases, before = change(stored.aliases), stored.aliases
+            trial = kind == "canary" and aliases.candidate is not None
+            rises = trial and (aliases.candidate != before.candidate or aliases.canary_share > before.canary_share)
+            replaced = await self._names.take(
+                key,
+                replace(stored, aliases=aliases),
+                wanted=[aliases.candidate] if rises and aliases.candidate else [],
+                as_held=trial and not rises,
+                commit=partial(self._store.change, key, change, expected=before),
+            )
+        except (AdapterRefused, OSError) as error:
+            raise self._reports.refused(key, error) from error
+        self._put_out.discard(key)
+        self._metrics.adapter_changes.labels(kind).inc()
+        self._tell(kind, replaced)
+        return replaced
+
+    def _tell(self, change: str, replaced: Replaced) -> None:
+        self._reports.serves(change, replaced)
+        self._reports.left_out(replaced)
 
     async def _stored(self, key: Key, *versions: str) -> Stored:
         """Returns what lies in the folder; raises NotFound where the name or one of the versions is not there."""
@@ -257,47 +253,3 @@ class Registry:
             about = {"adapter": f"{key[1]}@{missing[0]}"}
             raise NotFound("there is no such version to load; rejected ones are never loaded", metadata=about)
         return stored
-
-    def _refused(self, key: Key, error: AdapterRefused | OSError) -> FailedPrecondition:
-        self._metrics.adapter_loads.labels("refused").inc()
-        log.warning("adapter refused: %s", error, extra={"adapter": "/".join(key)})
-        code = str(error.code) if isinstance(error, AdapterRefused) else "UNREADABLE"
-        return FailedPrecondition(
-            f"the adapter was refused: {error}", reason="ADAPTER_REFUSED", metadata={"adapter": key[1], "refusal": code}
-        )
-
-    def _complain(self, key: Key, error: Exception) -> None:
-        """Logs and counts why a state of the folder does not serve; the same reason once."""
-        if self._told.get(key) != str(error):
-            self._told[key] = str(error)
-            self._metrics.adapters_refused.inc()
-            log.warning("adapter refused: %s", error, extra={"adapter": "/".join(key)})
-
-    def _tell(self, change: str, replaced: Replaced) -> None:
-        adapter = replaced.adapter
-        log.info(
-            "adapter serves",
-            extra={
-                "adapter": _full(adapter),
-                "change": change,
-                "version": adapter.version,
-                "sha256": adapter.sha256,
-                "signer_key_id": adapter.signer_key_id,
-                "cipher": adapter.cipher,
-            },
-        )
-        for left_out in (version for version in replaced.shown.versions if version.refusal):
-            self._metrics.adapters_refused.inc()
-            about = (_full(adapter), left_out.version)
-            log.warning("version refused: %s", left_out.refusal, extra={"adapter": about[0], "version": about[1]})
-
-    async def _apart(self, work: Coroutine[Any, Any, Replaced]) -> Replaced:
-        """Runs a change to its end even if its caller leaves."""
-        task = asyncio.create_task(work, name="change adapters")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
-
-
-def _full(adapter: Adapter) -> str:
-    return f"{adapter.tenant}/{adapter.name}"
