@@ -250,28 +250,47 @@ def _verified(path: Path, sha256: str) -> bytes:
     return content
 
 
-def _write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool) -> None:
+def check_place(folder: Path, *, replace: bool) -> bool:
+    """Tells whether something lies at the folder's place that is to be replaced.
+
+    Raises DatasetInvalid where it must not be: unless `replace` is given and it is a dataset and nothing else.
+    """
     occupied = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if occupied and not (replace and (folder / MANIFEST).is_file()):
-        hint = "it is not a dataset" if replace else "name another one, or replace it"
-        raise DatasetInvalid(f"{folder} exists already; {hint}")
+    if occupied and not replace:
+        raise DatasetInvalid(f"{folder} exists already; name another one, or replace it")
+    if occupied and not _is_dataset(folder):
+        raise DatasetInvalid(f"{folder} exists already; it is not a dataset, or holds more than one, and is left alone")
+    return occupied
+
+
+def _is_dataset(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+        return {path.name for path in folder.iterdir()} <= {MANIFEST, *manifest["files"]} and "recipe" in manifest
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return False
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes], *, replace: bool) -> None:
+    check_place(folder, replace=replace)
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    new, old = scratch / "new", scratch / "old"
     try:
-        new = scratch / "new"
         new.mkdir()
         for name, content in files.items():
             with (new / name).open("wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-        if occupied:
-            folder.rename(scratch / "old")
         try:
+            if check_place(folder, replace=replace):
+                folder.rename(old)
             new.rename(folder)
-        except OSError:
-            if occupied:
-                (scratch / "old").rename(folder)
+        except BaseException:  # Ctrl-C as well: what was there comes back.
+            if old.exists() and not folder.exists():
+                old.rename(folder)
             raise
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        if folder.exists() or not old.exists():
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from training import company as companies
-from training.data import Finding, Options, Report, import_rows, prepare
+from training.data import Finding, Options, Report, prepare, read_documents
 from training.data.report import SplitCount, few_groups
-from training.examples import Dataset, Example, write_dataset
+from training.examples import Dataset, Example, check_place, write_dataset
 from training.recipes import (
     RECIPES,
     Asked,
@@ -42,7 +42,8 @@ class Wish:
     tenant: str = ""
     """Whose share of a company folder."""
     seed: int = 17
-    options: Options = field(default_factory=Options)
+    options: Options = field(default_factory=lambda: Options(test_share=0.2))
+    """Of rows that files bring; a company folder brings its own splits and takes none."""
     min_wordings: int = 8
     """Wordings of each fact to train closed-book answers on; those that are missing are made by rule."""
     raft: RaftSettings = field(default_factory=RaftSettings)
@@ -83,6 +84,7 @@ def prepare_dataset(
     Raises DataRejected for bad rows, RecipeInvalid where a recipe cannot work with them, CompanyInvalid for a broken
     company folder and DatasetInvalid where the folder cannot be written.
     """
+    check_place(out, replace=replace_existing)
     if len(sources) == 1 and companies.is_company(sources[0]):
         made = _from_company(sources[0], wish)
     else:
@@ -126,7 +128,8 @@ def _from_files(sources: Sequence[Path], wish: Wish, on_progress: OnProgress) ->
     if wish.recipe in ("raft", "closed-book"):
         documents = importing.contexts([row for rows in prepared.splits.values() for row in rows])
         if wish.documents:
-            found = import_rows(wish.documents, kind="document", limits=options.limits, on_progress=on_progress)
+            found, told = read_documents(wish.documents, options, on_progress=on_progress)
+            findings += [replace(one, places=tuple(f"documents/{place}" for place in one.places)) for one in told]
             documents += importing.documents(found.rows)
             inputs |= {f"documents/{name}": digest for name, digest in found.inputs.items()}
     report = prepared.report
@@ -139,7 +142,8 @@ def _from_files(sources: Sequence[Path], wish: Wish, on_progress: OnProgress) ->
     else:
         asked = {name: list(importing.asked(rows)) for name, rows in prepared.splits.items()}
         if wish.recipe == "closed-book":
-            asked, findings = _held_back(asked, wish)
+            asked, left_out = _held_back(asked, wish)
+            findings += left_out
             report = _by_wording(report, asked, wish)
         made = _questions(asked, documents, wish)
     report = replace(report, findings=(*report.findings, *findings))
@@ -188,8 +192,7 @@ def _told(report: Report, splits: Mapping[str, Sequence[Example]]) -> tuple[str,
 def _from_company(folder: Path, wish: Wish) -> _Made:
     if wish.recipe == "classification":
         raise RecipeInvalid("a company folder holds no labelled texts; bring a file of text and label")
-    if wish.documents:
-        raise RecipeInvalid("a company folder brings its own documents; leave --documents out")
+    _refuse_options(wish)
     if wish.recipe == "style":
         written, inputs = companies.read_style(folder, seed=wish.seed)
         made = _Examples(style.build(written))
@@ -204,6 +207,22 @@ def _from_company(folder: Path, wish: Wish) -> _Made:
     text = f"{wish.recipe} from the company folder {folder.name}, splits as given there\n\n{_counts(splits)}"
     row = {"kind": "company", "examples": {name: len(found) for name, found in splits.items()}, "inputs": inputs}
     return _Made(splits, made.companions, inputs, text, json.dumps(row, ensure_ascii=False, indent=1) + "\n")
+
+
+def _refuse_options(wish: Wish) -> None:
+    """Raises RecipeInvalid where something is asked for that a company folder does not take."""
+    if wish.documents:
+        raise RecipeInvalid("a company folder brings its own documents; leave --documents out")
+    usual = Wish(recipe=wish.recipe)
+    given = asdict(wish.options)
+    others = [name for name, value in asdict(usual.options).items() if name != "limits" and given[name] != value]
+    names = ["--kind"] * bool(wish.kind) + [
+        f"--{name.replace('_', '-')}".replace("columns", "column") for name in others
+    ]
+    if names:
+        raise RecipeInvalid(
+            f"a company folder brings its own splits and no rows to check; leave {', '.join(names)} out"
+        )
 
 
 def _counts(splits: Mapping[str, Sequence[Example]]) -> str:

@@ -6,7 +6,7 @@ prepared.splits["train"], prepared.report.to_text()
 
 from training.data.importing import Imported, import_rows
 from training.data.limits import Limits, Options
-from training.data.prepare import Prepared, prepare
+from training.data.prepare import Prepared, prepare, read_documents
 from training.data.reading import DataRejected, Problem
 from training.data.report import Finding, Report
 from training.data.rows import KINDS, Document, Instruction, Labelled, QuestionAnswer, Row, Style
@@ -29,4 +29,5 @@ __all__ = [
     "Style",
     "import_rows",
     "prepare",
+    "read_documents",
 ]

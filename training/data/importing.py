@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from training.data.limits import Limits
-from training.data.reading import DataRejected, Problem, RawRow, Source, find_sources, raw_rows, read_bytes
-from training.data.rows import KINDS, Document, Row
+from training.data.reading import DataRejected, Problem, RawRow, Source, find_sources, is_table, raw_rows, read_bytes
+from training.data.rows import IN_TABLE, KINDS, Document, Row
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Imported:
     """SHA-256 of each file by its short name."""
     unused: dict[str, int]
     """Fields that were left out, with the number of rows that have them."""
+    skipped: tuple[str, ...] = ()
+    """Files of the folders that were not read, because of how their names end."""
 
 
 def import_rows(
@@ -38,7 +40,7 @@ def import_rows(
     limits = limits or Limits()
     model = _model(kind)
     collector = _Collector(model, _mapping(model, columns or {}), limits)
-    files = find_sources(sources, limits, documents=model is Document)
+    files, skipped = find_sources(sources, limits, documents=model is Document)
     inputs: dict[str, str] = {}
     for number, source in enumerate(files, 1):
         content, inputs[source.name] = read_bytes(source, limits)
@@ -47,7 +49,7 @@ def import_rows(
         if on_progress:
             on_progress("reading files", number, len(files))
     rows = collector.finish()
-    return Imported(kind, rows, inputs, dict(sorted(collector.unused.items())))
+    return Imported(kind, rows, inputs, dict(sorted(collector.unused.items())), tuple(skipped))
 
 
 def _model(kind: str) -> type[Row]:
@@ -85,7 +87,7 @@ class _Collector:
             return
         fields = self._renamed(raw.fields)
         try:
-            row = self._model.model_validate(fields)
+            row = self._model.model_validate(fields, context=IN_TABLE if is_table(source) else None)
         except ValidationError as error:
             for reason in _reasons(error):
                 self._complain(Problem(source.name, raw.line, reason))

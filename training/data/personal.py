@@ -5,9 +5,12 @@ takes a model, and a promise to find them all would be wrong. What is found is t
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
+
+from training.data.rows import Row
 
 _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?![\w-])")
 _IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?(?!\w)")
@@ -38,6 +41,25 @@ _IDS: Mapping[str, re.Pattern[str]] = {
 }
 
 Spans = list[tuple[int, int]]
+OnProgress = Callable[[str, int, int], None]
+
+
+def personal_rows(
+    rows: Sequence[Row], *, regions: tuple[str, ...], on_progress: OnProgress | None = None
+) -> tuple[list[Row], dict[str, int], str]:
+    """Returns the rows that seem to hold personal data, the number of finds by kind, and a sentence about them."""
+    kinds: Counter[str] = Counter()
+    found: list[Row] = []
+    for number, row in enumerate(rows, 1):
+        here = [kind for text in row.shown() for kind in find_personal(text, regions=regions)]
+        kinds.update(here)
+        found += [row] * bool(here)
+        if on_progress:
+            on_progress("looking for personal data", number, len(rows))
+    counts = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
+    listed = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+    text = f"{len(found):,} rows seem to hold personal data ({listed}); what an adapter learns it may tell anybody."
+    return found, counts, text
 
 
 def find_personal(text: str, *, regions: tuple[str, ...]) -> Iterator[str]:

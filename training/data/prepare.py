@@ -1,23 +1,26 @@
 """Prepares users' data: imports, looks for what is doubtful, removes copies, and splits without leaks."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from training.data import quality
 from training.data.importing import Imported, import_rows
 from training.data.limits import Options
 from training.data.near_duplicates import Union, near_duplicates
-from training.data.personal import find_personal
+from training.data.personal import personal_rows
 from training.data.reading import DataRejected, Problem
-from training.data.report import Finding, Report, SplitCount, few_groups
+from training.data.report import SHOWN, Finding, Report, SplitCount, few_groups
 from training.data.rows import Row
 from training.data.splitting import Unit, counts_by_split, deal, held_out, keep_in_training, strictest
 from training.examples import SPLITS
 
 OnProgress = Callable[[str, int, int], None]
 """Is told the stage, how much of it is done, and how much there is."""
+
+_LONGEST_NAME = 60
+"""Characters of a field's name that are shown."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,18 @@ def prepare(
     return _Preparation(imported, seed, options, on_progress).run()
 
 
+def read_documents(
+    sources: Sequence[Path], options: Options, *, on_progress: OnProgress | None = None
+) -> tuple[Imported, list[Finding]]:
+    """Reads documents to cut passages from, and says what is doubtful; personal data are treated as in rows.
+
+    Raises DataRejected for a bad document, and where the options refuse one or leave none.
+    """
+    imported = import_rows(sources, kind="document", limits=options.limits, on_progress=on_progress)
+    preparation = _Preparation(imported, 0, options, on_progress)
+    return preparation.documents()
+
+
 class _Preparation:
     """Walks through the stages and gathers findings."""
 
@@ -63,8 +78,8 @@ class _Preparation:
 
     def run(self) -> Prepared:
         """Returns the prepared data."""
-        for name, count in self._imported.unused.items():
-            self._findings.append(Finding("FIELDS", f"The field {name} of {count:,} rows is not used."))
+        self._files()
+        self._fields()
         self._drop_copies()
         self._contradictions()
         personal = self._personal()
@@ -95,6 +110,12 @@ class _Preparation:
         )
         return Prepared(imported.kind, splits, imported.inputs, report)
 
+    def documents(self) -> tuple[Imported, list[Finding]]:
+        """Returns the documents that may be read from, and what was found."""
+        self._files()
+        self._personal()
+        return replace(self._imported, rows=tuple(self._rows)), self._findings
+
     def _find(self, code: str, text: str, rows: Sequence[Row], *, policy: str = "") -> None:
         """Notes a finding; drops the rows or refuses the data where the policy says so."""
         if not rows:
@@ -111,6 +132,21 @@ class _Preparation:
         if not self._rows:
             raise DataRejected([Problem("data", 0, f"{code}: no row is left")])
 
+    def _files(self) -> None:
+        if skipped := self._imported.skipped:
+            text = f"{len(skipped):,} files of the folders were not read: their names end otherwise than those of data."
+            self._findings.append(Finding.at("FILES", text, skipped))
+
+    def _fields(self) -> None:
+        unused = self._imported.unused
+        for name, count in list(unused.items())[:SHOWN]:
+            # A file may call a field anything, at any length.
+            shown = ascii(name)[1:-1]
+            shown = shown if len(shown) <= _LONGEST_NAME else f"{shown[:_LONGEST_NAME]}..."
+            self._findings.append(Finding("FIELDS", f"The field {shown} of {count:,} rows is not used."))
+        if len(unused) > SHOWN:
+            self._findings.append(Finding("FIELDS", f"{len(unused) - SHOWN:,} other fields are not used."))
+
     def _drop_copies(self) -> None:
         _, copies = quality.split_duplicates(self._rows)
         self._find("DUPLICATES", f"{len(copies):,} rows repeat an earlier one word for word.", copies, policy="drop")
@@ -121,18 +157,8 @@ class _Preparation:
         self._find("CONTRADICTIONS", text, rows, policy=self._options.contradictions)
 
     def _personal(self) -> dict[str, int]:
-        kinds: Counter[str] = Counter()
-        rows: list[Row] = []
-        for number, row in enumerate(self._rows, 1):
-            regions = self._options.phone_regions
-            found = [kind for text in row.texts().values() for kind in find_personal(text, regions=regions)]
-            kinds.update(found)
-            rows += [row] * bool(found)
-            if self._on_progress:
-                self._on_progress("looking for personal data", number, len(self._rows))
-        counts = dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0])))
-        listed = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
-        text = f"{len(rows):,} rows seem to hold personal data ({listed}); what an adapter learns it may tell anybody."
+        regions = self._options.phone_regions
+        rows, counts, text = personal_rows(self._rows, regions=regions, on_progress=self._on_progress)
         self._find("PERSONAL_DATA", text, rows, policy=self._options.personal_data)
         return counts
 
@@ -181,9 +207,9 @@ class _Preparation:
     def _near_duplicates(self) -> list[list[Row]]:
         """Returns the rows that nearly repeat each other, cluster by cluster."""
         union = Union(len(self._rows))
-        wordings = [row.compared() for row in self._rows]
+        wordings, contexts = zip(*(row.compared() for row in self._rows), strict=True)
         threshold = self._options.near_duplicate_similarity
-        for one, other in near_duplicates(wordings, threshold=threshold, on_progress=self._on_progress):
+        for one, other in near_duplicates(wordings, contexts, threshold=threshold, on_progress=self._on_progress):
             union.join(one, other)
         clusters: dict[int, list[Row]] = defaultdict(list)
         for number, row in enumerate(self._rows):

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from tandem.scoring import normalise
 from training.data.rows import Row
+from training.data.words import asked, key
 
 _MIN_ROWS = 20
 """Fewer rows have no usual length."""
@@ -23,9 +23,9 @@ _SECOND_LANGUAGE = 0.1
 
 
 def split_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Returns the rows without exact copies, and the copies: of each the one most strictly held out stays, else the first.
+    """Returns the rows without exact copies, and the copies; of each the one most strictly held out stays.
 
-    So a training row never takes the place of the reserved one that it repeats.
+    So a training row never takes the place of the reserved one that it repeats; else the first stays.
     """
     first: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: _KEPT.index(row.split)):
@@ -35,19 +35,17 @@ def split_duplicates(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def contradictions(rows: Sequence[Row]) -> list[Row]:
-    """Returns the rows that ask the same as another one and share no answer with it."""
-    asked: dict[str, list[Row]] = defaultdict(list)
+    """Returns the rows that ask the same as another one, in one of their wordings, and share no answer with it."""
+    by_wording: dict[tuple[str, str], dict[str, Row]] = defaultdict(dict)
     for row in rows:
-        if row.answers_in:
-            asked[" ".join(row.asked().casefold().split())].append(row)
-    found: list[Row] = []
-    for same in asked.values():
-        answers = [{normalise(answer) or answer for answer in row.answered()} or {""} for row in same]
-        counts = Counter(answer for given in answers for answer in given)
-        found += [
-            row for row, given in zip(same, answers, strict=True) if not any(counts[a] == len(same) for a in given)
-        ]
-    return found
+        for question, context in row.wordings() if row.answers_in else ():
+            by_wording[asked(question), " ".join(context.casefold().split())][row.id] = row
+    found: dict[str, Row] = {}
+    for same in by_wording.values():
+        answers = {name: {key(answer) for answer in row.answered()} or {""} for name, row in same.items()}
+        counts = Counter(answer for given in answers.values() for answer in given)
+        found |= {name: same[name] for name, given in answers.items() if not any(counts[a] == len(same) for a in given)}
+    return list(found.values())
 
 
 def length_outliers(rows: Sequence[Row]) -> dict[str, list[Row]]:

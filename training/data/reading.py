@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,10 +64,14 @@ class DataRejected(ValueError):
         super().__init__("\n".join([*lines, f"... and {hidden} more"] if hidden else lines))
 
 
-def find_sources(paths: Sequence[Path], limits: Limits, *, documents: bool) -> list[Source]:
-    """Returns the files under the paths with distinct short names; raises DataRejected where there is none to read."""
+def find_sources(paths: Sequence[Path], limits: Limits, *, documents: bool) -> tuple[list[Source], list[str]]:
+    """Returns the files under the paths with distinct short names, and the names of those in folders that are not read.
+
+    Raises DataRejected where there is none to read.
+    """
     known = TABLES + LINES + (TEXTS if documents else ())
     files: list[tuple[Path, Path]] = []
+    others: list[str] = []
     for path in paths:
         if path.is_dir():
             found = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
@@ -74,6 +79,7 @@ def find_sources(paths: Sequence[Path], limits: Limits, *, documents: bool) -> l
             if not readable:
                 _refuse(str(path), f"holds no file that ends in {', '.join(known)}")
             files += [(p, Path(path.name) / p.relative_to(path)) for p in readable]
+            others += [_plain(Path(path.name) / p.relative_to(path)) for p in found if _suffix(p) not in known]
         elif not path.is_file():
             _refuse(str(path), "is no file and no folder")
         elif _suffix(path) not in known:
@@ -85,15 +91,19 @@ def find_sources(paths: Sequence[Path], limits: Limits, *, documents: bool) -> l
             _refuse(str(path), f"there are more than {limits.max_files} files (max_files)")
     if not files:
         raise DataRejected([Problem("data", 0, "no file was given")])
-    return _named(files)
+    return _named(files), others
+
+
+def _plain(path: Path) -> str:
+    """Returns a name that records can write down: a file's may hold bytes that are no UTF-8."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def _named(files: Sequence[tuple[Path, Path]]) -> list[Source]:
     sources: list[Source] = []
     taken: set[str] = set()
     for path, short in files:
-        # A file's name may hold bytes that are no UTF-8; records must be able to write it down.
-        plain = short.as_posix().encode("utf-8", "backslashreplace").decode()
+        plain = _plain(short)
         name, number = plain, 2
         while name in taken:
             name, number = f"{plain} ({number})", number + 1
@@ -137,6 +147,11 @@ def read_bytes(source: Source, limits: Limits) -> tuple[bytes, str]:
     return content, sha256
 
 
+def is_table(source: Source) -> bool:
+    """Tells whether the file is a table, whose cells hold nothing but text."""
+    return _suffix(source.path) in TABLES
+
+
 def raw_rows(source: Source, content: bytes, limits: Limits) -> Iterator[RawRow | Problem]:
     """Yields each row or what is wrong with it, in the file's order."""
     suffix = _suffix(source.path)
@@ -169,7 +184,9 @@ def _json_rows(source: Source, content: bytes, limits: Limits) -> Iterator[RawRo
 
 def _json_row(source: Source, number: int, text: str) -> RawRow | Problem:
     try:
-        value = json.loads(text, object_pairs_hook=_distinct, parse_constant=_no_constant)
+        value = json.loads(
+            text, object_pairs_hook=_distinct, parse_constant=_no_constant, parse_float=_finite, parse_int=str
+        )
     except json.JSONDecodeError as error:
         hint = "; one JSON object a line is needed, not an array" if text.lstrip().startswith("[") else ""
         return Problem(source.name, number, f"is not valid JSON: {error.msg} at column {error.colno}{hint}")
@@ -189,6 +206,13 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise _Unclear("names a field twice")
     return found
+
+
+def _finite(text: str) -> str:
+    """Returns a number as it stands: 1.50 is a price, 1.5 is not what was written."""
+    if not math.isfinite(float(text)):
+        raise _Unclear("holds a number that is too large")
+    return text
 
 
 def _no_constant(name: str) -> NoReturn:

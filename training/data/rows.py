@@ -16,8 +16,10 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
+MAX_PARAPHRASES = 200
+"""Of one row; each is compared with all other rows."""
 _ALLOWED_CONTROLS = frozenset("\n\t")
 
 
@@ -30,7 +32,8 @@ def _clean(text: str) -> str:
 
 
 def _filled(text: str) -> str:
-    if not text:
+    # Control and formatting characters and blanks show nothing.
+    if all(unicodedata.category(character)[0] in "CZ" for character in text):
         raise ValueError("is empty")
     return text
 
@@ -52,6 +55,8 @@ class Row(BaseModel):
     answers_in: ClassVar[str] = ""
     text_fields: ClassVar[tuple[str, ...]]
     """All fields that hold text."""
+    shown_fields: ClassVar[tuple[str, ...]] = ()
+    """Short fields that a model is shown as well: a title, a label."""
 
     id: Name = ""
     """Unique; derived from the content where the file gives none."""
@@ -79,14 +84,22 @@ class Row(BaseModel):
         """Returns the answers; none where the row has nothing to answer."""
         return _tuple(getattr(self, self.answers_in)) if self.answers_in else ()
 
-    def compared(self) -> tuple[str, ...]:
-        """Returns the wordings by which near-duplicates are found."""
-        return (self.asked(),)
+    def wordings(self) -> tuple[tuple[str, str], ...]:
+        """Returns each wording of what is asked, with the passage that it is asked about or ""."""
+        return ((self.asked(), ""),)
+
+    def compared(self) -> tuple[tuple[str, ...], str]:
+        """Returns the wordings by which near-duplicates are found, and the passage that belongs to each of them."""
+        return (self.asked(),), ""
 
     def texts(self) -> dict[str, str]:
         """Returns all texts of the row by field; empty ones are left out."""
         found = {name: "\n".join(_tuple(getattr(self, name))) for name in self.text_fields}
         return {name: text for name, text in found.items() if text}
+
+    def shown(self) -> tuple[str, ...]:
+        """Returns all that a model may come to see of the row."""
+        return (*self.texts().values(), *filter(None, (getattr(self, name) for name in self.shown_fields)))
 
     def content_hash(self) -> str:
         """Returns 16 hexadecimal digits that two rows share only if they hold the same."""
@@ -106,9 +119,9 @@ class Instruction(Row):
     input: Text = ""
     output: Filled
 
-    def compared(self) -> tuple[str, ...]:
+    def compared(self) -> tuple[tuple[str, ...], str]:
         """Returns the input alone: one instruction goes with many, and would make short inputs look alike."""
-        return (self.input or self.instruction,)
+        return (self.input or self.instruction,), ""
 
 
 class QuestionAnswer(Row):
@@ -118,11 +131,12 @@ class QuestionAnswer(Row):
     asks = ("question", "context")
     answers_in = "answers"
     text_fields = ("question", "paraphrases", "answers", "context")
+    shown_fields = ("title",)
     aliases = {"answer": "answers", "is_impossible": "unanswerable"}
     question: Filled
     answers: tuple[Filled, ...] = ()
     """The first is the one to learn; empty only where unanswerable."""
-    paraphrases: tuple[Filled, ...] = ()
+    paraphrases: Annotated[tuple[Filled, ...], Field(max_length=MAX_PARAPHRASES)] = ()
     """Other wordings of the question."""
     context: Text = ""
     title: Name = ""
@@ -131,18 +145,19 @@ class QuestionAnswer(Row):
 
     @model_validator(mode="before")
     @classmethod
-    def _gather(cls, fields: Any) -> Any:
+    def _gather(cls, fields: Any, info: ValidationInfo) -> Any:
         if not isinstance(fields, dict):
             return fields
+        listed = _cell if info.context == IN_TABLE else _listed
         found = dict(fields)
-        one, many = found.pop("answer", None), _listed(found.get("answers", []))
-        answers = many if one is None else [*_listed(one), *(m for m in many if m != one)]
+        one, many = found.pop("answer", None), listed(found.get("answers", []))
+        answers = many if one is None else [*listed(one), *(m for m in many if m != one)]
         if "is_impossible" in found:
             found["unanswerable"] = found.pop("is_impossible")
         unanswerable = str(found.get("unanswerable", "")).strip().lower() in ("true", "1", "yes")
         found["answers"] = [answer for answer in answers if answer != ""] if unanswerable else answers
         if "paraphrases" in found:
-            found["paraphrases"] = _listed(found["paraphrases"])
+            found["paraphrases"] = listed(found["paraphrases"])
         return found
 
     @model_validator(mode="after")
@@ -153,9 +168,19 @@ class QuestionAnswer(Row):
             raise ValueError("an answer is missing; give answer, answers, or unanswerable: true")
         return self
 
-    def compared(self) -> tuple[str, ...]:
+    def wordings(self) -> tuple[tuple[str, str], ...]:
         """Returns each wording of the question, with the passage it is asked about."""
-        return tuple("\n".join(filter(None, (wording, self.context))) for wording in (self.question, *self.paraphrases))
+        return tuple((wording, self.context) for wording in (self.question, *self.paraphrases))
+
+    def compared(self) -> tuple[tuple[str, ...], str]:
+        """Returns the wordings of the question, and the passage it is asked about."""
+        return (self.question, *self.paraphrases), self.context
+
+    def own_group(self) -> str:
+        """Returns the document's id, else a name for the passage: what is asked about it lies in one split."""
+        if self.document_id or not self.context:
+            return self.document_id
+        return f"passage-{hashlib.sha256(self.context.encode()).hexdigest()[:16]}"
 
 
 class Labelled(Row):
@@ -165,6 +190,7 @@ class Labelled(Row):
     asks = ("text",)
     answers_in = "label"
     text_fields = ("text",)
+    shown_fields = ("label",)
     text: Filled
     label: Annotated[Filled, Field(max_length=200)]
 
@@ -194,11 +220,14 @@ class Document(Row):
     kind = "document"
     asks = ("text",)
     text_fields = ("text",)
+    shown_fields = ("title",)
     document_id: Annotated[Name, AfterValidator(_filled)]
     title: Name = ""
     text: Filled
 
 
+IN_TABLE = "table"
+"""Context of the validation for cells of a table, which may hold a list as JSON."""
 KINDS: Mapping[str, type[Row]] = {row.kind: row for row in (Instruction, QuestionAnswer, Labelled, Style, Document)}
 
 
@@ -206,12 +235,16 @@ def _tuple(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def _listed(value: Any) -> Any:
-    """Returns a list: a cell of CSV may hold a list as JSON, or one value."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            found = json.loads(value)
-        except (ValueError, RecursionError):
-            return [value]
-        return found if isinstance(found, list) else [value]
+def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _cell(value: Any) -> list[Any]:
+    """Returns the list that a cell of a table holds as JSON, or its text as the only item."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return _listed(value)
+    try:
+        found = json.loads(value, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        return [value]
+    return found if isinstance(found, list) else [value]

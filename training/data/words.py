@@ -9,7 +9,7 @@ import string
 import unicodedata
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])|(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3})+(?![\d.])")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)|(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3})+(?!\.?\d)")
 _DECIMAL = re.compile(r"(?<=\d)[.,](?=\d)")
 _MARK = "\ue000"
 """Stands for a decimal mark while punctuation is removed; it belongs to no script."""

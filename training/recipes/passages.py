@@ -10,13 +10,20 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from tandem.scoring import normalise
+from training.data.words import plain
 from training.recipes.asked import Document
 
 _HEADING = re.compile(r"^(#{1,6} |\d{1,2}(?:\.\d+)* [A-Z][^.|\n]{0,60}$)", re.MULTILINE)
 _STOPWORDS = frozenset(
     ("a", "an", "the", "of", "to", "in", "for", "is", "are", "be", "do", "does", "what", "which", "how", "when", "who")
+)
+
+# Thai, Lao, Burmese, Khmer, kana, and Han.
+_NO_BLANKS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 
 
@@ -80,15 +87,17 @@ class WordIndex:
 
     def best(self, query: str, count: int) -> list[int]:
         """Returns the places of the `count` best texts, the best first; texts that share no word come last."""
-        scores = [0.0] * len(self._lengths)
+        scores: dict[int, float] = defaultdict(float)
         # In a fixed order: sums of floats depend on theirs, and a set's changes between processes.
         for word in dict.fromkeys(_words(query)):
             postings = self._postings.get(word, ())
-            rarity = math.log(1 + (len(scores) - len(postings) + 0.5) / (len(postings) + 0.5))
+            rarity = math.log(1 + (len(self._lengths) - len(postings) + 0.5) / (len(postings) + 0.5))
             for place, seen in postings:
                 length = self._lengths[place] / self._mean
                 scores[place] += rarity * seen * 2.2 / (seen + 1.2 * (0.25 + 0.75 * length))
-        return heapq.nsmallest(count, range(len(scores)), key=lambda place: (-scores[place], place))
+        best = heapq.nsmallest(count, scores, key=lambda place: (-scores[place], place))
+        rest = (place for place in range(len(self._lengths)) if place not in scores)
+        return [*best, *islice(rest, count - len(best))]
 
 
 def _words(text: str) -> list[str]:
@@ -96,6 +105,13 @@ def _words(text: str) -> list[str]:
 
 
 def holds(text: str, answers: Sequence[str]) -> bool:
-    """Tells whether the text holds one of the answers, word for word after normalising."""
-    words = f" {normalise(text)} "
-    return any(f" {key} " in words for answer in answers if (key := normalise(answer)))
+    """Tells whether the text holds one of the answers, word for word but for case, articles and punctuation.
+
+    In scripts without blanks every character counts as a word.
+    """
+    words = f" {_apart(text)} "
+    return any(f" {key} " in words for answer in answers if (key := _apart(answer)))
+
+
+def _apart(text: str) -> str:
+    return " ".join(_NO_BLANKS.sub(r" \g<0> ", plain(text)).split())

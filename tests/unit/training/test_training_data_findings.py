@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data import DataRejected, Finding, Options, Prepared, prepare
-from training.data.near_duplicates import near_duplicates, similarity
+from training.data.near_duplicates import _Index, near_duplicates, similarity
 from training.data.personal import find_personal
 
 ALL_IN_TRAIN = {"validation_share": 0, "test_share": 0}
@@ -80,6 +80,20 @@ def test_contradictions_are_told_dropped_or_refused(tmp_path: Path) -> None:
     with pytest.raises(DataRejected, match=r"x\.jsonl, line 7: CONTRADICTIONS: 4 rows") as caught:
         run(tmp_path, CONTRADICTING, contradictions="refuse")
     assert caught.value.num_problems == 4
+
+
+def test_contradictions_are_found_in_every_wording_and_heed_decimal_marks(tmp_path: Path) -> None:
+    rows = [
+        asked("How high is the rate?", "3.5 %"),
+        asked("How high is the rate", "35 %"),
+        asked("What is the fee?", "EUR 1,200", paraphrases=["How much is it?"]),
+        asked("How much is it!", "EUR 1,300"),
+        asked("Who?", "1,200", context="x"),
+        asked("Who", "1.200", context="x"),
+        asked("When？", "3,5", paraphrases=["when"]),
+        asked("When?", "3.5"),
+    ]
+    assert finding(run(tmp_path, rows), "CONTRADICTIONS").places == tuple(f"x.jsonl:{n}" for n in (1, 2, 3, 4))
 
 
 PERSONAL = {
@@ -161,6 +175,27 @@ def test_unused_fields_are_told(tmp_path: Path) -> None:
     assert finding(prepared, "FIELDS").text == "The field colour of 1 rows is not used."
 
 
+def test_names_of_unused_fields_are_shown_short_and_plain(tmp_path: Path) -> None:
+    names = {f"n{n}": 1 for n in range(30)} | {"\x1b[2J" + "x" * 500: 1}
+    told = [found.text for found in run(tmp_path, [asked("What?", "That", **names)]).report.findings]
+    assert len(told) == 21
+    assert told[0] == f"The field \\x1b[2J{'x' * 53}... of 1 rows is not used."
+    assert told[-1] == "11 other fields are not used."
+    assert all(text.isprintable() for text in told)
+
+
+def test_files_that_are_not_read_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for number in range(25):
+        (folder / f"{number:02}.docx").write_bytes(b"")
+    (folder / ".hidden").write_bytes(b"")
+    (folder / "x.jsonl").write_text(json.dumps(asked("What?", "That")))
+    prepared = prepare([folder], kind="question_answer", options=Options(**ALL_IN_TRAIN))
+    found = finding(prepared, "FILES")
+    assert (found.num_places, len(found.places), found.places[0]) == (25, 20, "data/00.docx")
+
+
 def test_report_is_the_same_each_time(tmp_path: Path) -> None:
     reports = [run(tmp_path, CONTRADICTING).report for _ in range(2)]
     assert reports[0].to_json() == reports[1].to_json()
@@ -196,6 +231,21 @@ def test_what_is_like_a_copy_of_the_first_is_found_too() -> None:
     assert 0.9 < similarity(first, second) < 1
     assert similarity(first, third) < 0.9 < similarity(second, third)
     assert list(near_duplicates([(first,), (second,), (third,), (first,)], threshold=0.9)) == [(0, 1), (1, 2), (0, 3)]
+
+
+def test_a_context_counts_with_each_wording() -> None:
+    context = " ".join(f"clause {n} says that theft is covered" for n in range(60))
+    wordings = [("Who pays?", "Is it paid?"), ("Who pays?",), ("Which colour?",)]
+    assert list(near_duplicates(wordings, [context, "red", context], threshold=0.8)) == [(0, 2)]
+    assert list(near_duplicates(wordings, ["", "", ""], threshold=0.8)) == [(0, 1)]
+
+
+def test_of_a_template_some_texts_stand_for_the_others() -> None:
+    index = _Index(400, 400, 0.8)
+    text = "The rules of the house say that claims are to be reported in writing within thirty days, number"
+    pairs = [pair for item in range(400) for pair in index.add(item, f"{text} {item}", "")]
+    assert len(pairs) == 399
+    assert index.kept == {0: 100}
 
 
 def test_a_long_text_with_one_change_is_found_by_any_of_its_wordings() -> None:

@@ -106,6 +106,27 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
     assert "colour: not among the fields" in refused(path, columns={"colour": "query"})
 
 
+def test_numbers_keep_their_text_and_lists_in_strings_are_for_tables(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "x.jsonl", b'{"question": "[1] What?", "answer": 1.50}', b'{"question": "Q", "answer": "[1]"}'
+    )
+    one, two = take(path)
+    assert (one.asked(), one.answered()) == ("[1] What?", ("1.50",))
+    assert two.answered() == ("[1]",)
+    (tmp_path / "x.csv").write_text('question,answers\nQ,"[""x"", 1.50]"\nP,[1\n')
+    one, two = take(tmp_path / "x.csv")
+    assert (one.answered(), two.answered()) == (("x", "1.50"), ("[1",))
+    assert take(lines(path, b'{"question": "Q", "answer": ' + b"1" * 5000 + b"}"))[0].answered() == ("1" * 5000,)
+
+
+def test_a_row_has_a_group_where_its_passage_is_another_rows(tmp_path: Path) -> None:
+    asked = {"answer": "x", "context": "It is x."}
+    rows = [asked | {"question": "Q"}, asked | {"question": "P"}, asked | {"question": "O", "document_id": "d"}]
+    one, two, three, four = take(lines(tmp_path / "x.jsonl", *rows, GOOD))
+    assert one.group == two.group
+    assert (three.group, four.group) == ("d", four.id)
+
+
 BAD_LINES = {
     b"{": "line 2: is not valid JSON: Expecting property name enclosed in double quotes at column 2",
     b"[1]": "line 2: is no JSON object",
@@ -113,6 +134,11 @@ BAD_LINES = {
     b'{"question": "caf\xe9", "answer": "x"}': "line 2: is not UTF-8 (byte 0xE9 at 18)",
     b'{"question": "a", "question": "b", "answer": "x"}': "names a field twice",
     b'{"question": NaN}': "holds NaN",
+    b'{"question": 1e999}': "holds a number that is too large",
+    b'{"question": "\\u200b \\u00ad", "answer": "x"}': "line 2: question: is empty",
+    json.dumps(
+        GOOD | {"paraphrases": ["p"] * 201}
+    ).encode(): "line 2: paraphrases: Tuple should have at most 200 items",
     b"[" * 100_000: "is too deep or too large",
     b'{"question": "a"}': "line 2: an answer is missing",
     b'{"question": " ", "answer": "x"}': "line 2: question: is empty",

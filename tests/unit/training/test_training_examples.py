@@ -150,6 +150,55 @@ def test_a_failed_replacement_leaves_the_old_dataset(tmp_path: Path, monkeypatch
     assert read_dataset(folder) == old
 
 
+@pytest.mark.parametrize("stopped", ["data", "new"])
+def test_a_stop_between_the_renames_leaves_the_old_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: str
+) -> None:
+    folder = tmp_path / "data"
+    old = write(folder)
+    rename = Path.rename
+
+    def stop(path: Path, target: Path) -> Path:
+        moved = rename(path, target) if path.name != "new" else path
+        if (path.name == stopped and target.parent != tmp_path) or path.name == stopped == "new":
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write(folder, seed=9, replace=True)
+    assert read_dataset(folder) == old
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_old_dataset_is_never_deleted_before_the_new_one_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    write(folder)
+    rename = Path.rename
+
+    def fail_after_the_first(path: Path, target: Path) -> Path:
+        if path.name != "data":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        write(folder, seed=9, replace=True)
+    (kept,) = tmp_path.glob(".data.*/old")
+    assert read_dataset(kept).seed == 3
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "{", '{"files": {"train.jsonl": ""}, "recipe": "raft"}'])
+def test_a_folder_with_more_than_a_dataset_is_left_alone(tmp_path: Path, manifest: str) -> None:
+    (tmp_path / "dataset.json").write_text(manifest)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DatasetInvalid, match="not a dataset"):
+        write(tmp_path, replace=True)
+    assert (tmp_path / "thesis.txt").exists()
+
+
 @pytest.mark.parametrize("change", [{"golds": "42"}, {"id": 1}, {"messages": [{"role": "user"}]}, {"extra": 1}])
 def test_a_bad_row_is_named_by_line(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(DatasetInvalid):

@@ -69,3 +69,25 @@ def test_an_answer_is_held_word_for_word() -> None:
     assert not holds("pays EUR 11,200 at most.", ["EUR 1200"])
     assert not holds("anything", [])
     assert not holds("anything", ["the"])
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "is_held"),
+    [
+        ("The rate is 3.5 %.", "35 %", False),
+        ("The rate is 3.5 %.", "3,5 %", True),
+        ("EUR 1.200,50 at most", "1,200.50", True),
+        ("up to EUR 1,250, whatever its result", "EUR 1250", True),
+        ("up to EUR 1.250. Later", "€1,250", False),
+        ("up to EUR 1.250. Later", "EUR 1,250", True),
+        ("It’s the “Blue House”—so they say…", "blue house", True),
+        ("from 10\u201320 on", "10-20", True),
+        ("盗难必须在30日内报告。", "30日", True),
+        ("盗难必须在130日内报告。", "30日", False),
+        ("盗难必须在三十日内报告。", "三十日", True),
+        ("ต้องแจ้งภายในสามสิบวัน", "สามสิบวัน", True),
+        ("the limits", "limit", False),
+    ],
+)
+def test_answers_of_all_scripts_are_found_and_decimal_marks_count(text: str, answer: str, is_held: bool) -> None:
+    assert holds(text, [answer]) == is_held

@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from training.data import Options
+from training.data import DataRejected, Options
 from training.data.words import key
-from training.examples import Dataset
+from training.examples import Dataset, DatasetInvalid
 from training.preparing import REPORT_JSON, Wish, prepare_dataset
 from training.recipes import RecipeInvalid
 
 EVEN = Options(validation_share=0.3, test_share=0.3)
+ALIKE = replace(EVEN, near_duplicates="report")
+"""For rows from one template, which would all go to one split."""
 
 
 def make(folder: Path, rows: Sequence[dict[str, Any]], recipe: str = "closed-book", **wish: Any) -> Dataset:
@@ -103,3 +106,74 @@ def test_the_report_tells_the_final_splits(tmp_path: Path) -> None:
     assert told["splits"]["test"]["groups"] == 8
     assert told["options"]["test_share"] == 0.3
     assert not any(found["code"] == "SPLITS" for found in told["findings"])
+
+
+MAIL = "jane@mail.example.org"
+
+
+def reading(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"question": f"What is the limit of case {n}?", "answer": f"{n} days", "document_id": f"d{n}", **more}
+        for n in range(count)
+    ]
+
+
+def documents(folder: Path, count: int) -> Path:
+    path = folder / "documents.jsonl"
+    rows = [{"document_id": f"d{n}", "text": f"The limit of case {n} is {n} days."} for n in range(count)]
+    rows += [{"document_id": "letter", "text": f"Write to {MAIL}."}, {"document_id": "x", "title": MAIL, "text": "Yes"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("recipe", ["raft", "closed-book"])
+def test_documents_are_searched_for_personal_data_too(tmp_path: Path, recipe: str) -> None:
+    files = (documents(tmp_path, 20),)
+    rows = [row | {"paraphrases": [f"Case {n}?"]} for n, row in enumerate(reading(20))]
+    told = places(make(tmp_path, rows, recipe, documents=files, options=ALIKE), "PERSONAL_DATA")
+    assert told == [["documents/documents.jsonl:21", "documents/documents.jsonl:22"]]
+    made = make(tmp_path, rows, recipe, documents=files, options=replace(ALIKE, personal_data="drop"))
+    for name in made.files:
+        assert MAIL.encode() not in made.attachment(name)
+    with pytest.raises(DataRejected, match=r"documents\.jsonl, line 21: PERSONAL_DATA"):
+        make(tmp_path, rows, recipe, documents=files, options=replace(ALIKE, personal_data="refuse"))
+
+
+def test_titles_and_labels_are_searched_for_personal_data(tmp_path: Path) -> None:
+    rows = [
+        *reading(20, answer="1 days", context="It says 1 days."),
+        *reading(1, title=f"From {MAIL}", context="0 days"),
+    ]
+    assert ["rows.jsonl:21"] in places(make(tmp_path, rows, "raft", options=ALIKE), "PERSONAL_DATA")
+    texts = [
+        {"text": f"text {word} {n}", "label": label} for n, word in enumerate(WORDS * 6) for label in (MAIL, "other")
+    ]
+    assert places(make(tmp_path, texts, "classification", options=ALIKE), "PERSONAL_DATA")
+
+
+SAMPLE = Path(__file__).parents[3] / "examples" / "company"
+
+
+@pytest.mark.parametrize(
+    ("wish", "named"),
+    [
+        ({"options": Options(test_share=0.2, personal_data="drop")}, "--personal-data"),
+        ({"options": Options(test_share=0.4, columns={"id": ""})}, "--test-share, --column"),
+        ({"kind": "style"}, "--kind"),
+    ],
+)
+def test_a_company_folder_refuses_options_that_it_would_not_heed(
+    tmp_path: Path, wish: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(RecipeInvalid, match=f"leave {named} out"):
+        prepare_dataset([SAMPLE], tmp_path / "data", Wish(recipe="style", **wish))
+    made = prepare_dataset([SAMPLE], tmp_path / "data", Wish(recipe="style"))
+    assert made.config["options"]["personal_data"] == "report"
+
+
+def test_a_place_that_is_taken_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("years of work")
+    for again, hint in ((False, "name another one"), (True, "not a dataset")):
+        with pytest.raises(DatasetInvalid, match=hint):
+            prepare_dataset([tmp_path / "absent"], tmp_path / "data", Wish(recipe="style"), replace_existing=again)
