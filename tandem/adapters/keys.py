@@ -17,7 +17,10 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher as Primitive
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -30,6 +33,9 @@ from tandem.errors import ConfigError
 from tandem.security import write_secret
 
 _MAX_KEY_FILE = 1024 * 1024
+_PIECE = 1024 * 1024
+"""Bytes decrypted at a time: no other thread of the process runs meanwhile."""
+_TAG = 16
 
 
 def key_id_of(raw: bytes) -> str:
@@ -199,10 +205,17 @@ class Cipher:
 
     def decrypt(self, nonce: bytes, data: bytes, associated: bytes) -> bytes | None:
         """Returns the plain data; None where key, nonce, data or associated data are not those of the encryption."""
+        whole = memoryview(data)
+        end = len(data) - _TAG
         try:
-            return AESGCM(self.key).decrypt(nonce, data, associated)
+            decryptor = Primitive(AES(self.key), GCM(nonce, bytes(whole[end:]) if end >= 0 else b"")).decryptor()
+            decryptor.authenticate_additional_data(associated)
+            pieces = [decryptor.update(whole[start : min(start + _PIECE, end)]) for start in range(0, end, _PIECE)]
+            # Nothing of it is used before the tag has held.
+            pieces.append(decryptor.finalize())
         except (InvalidTag, ValueError):
             return None
+        return b"".join(pieces)
 
 
 @dataclass(frozen=True)

@@ -327,3 +327,25 @@ def test_a_pipe_for_aliases_holds_nothing_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ALIASES)
     with pytest.raises(AdapterRefused):
         read_aliases(tmp_path)
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB + 17])
+def test_what_is_encrypted_in_one_piece_opens_in_pieces_and_only_whole(size: int) -> None:
+    plain = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    nonce, sealed = CIPHER.encrypt(plain, b"place")
+    assert CIPHER.decrypt(nonce, sealed, b"place") == plain
+    for place in {0, size // 2, len(sealed) - 1}:
+        harmed = bytearray(sealed)
+        harmed[place] ^= 1
+        assert CIPHER.decrypt(nonce, bytes(harmed), b"place") is None
+    for wrong in ((nonce, sealed[:-1], b"place"), (nonce, sealed, b"other"), (bytes(12), sealed, b"place")):
+        assert CIPHER.decrypt(*wrong) is None
+    assert Cipher(b"?" * 32).decrypt(nonce, sealed, b"place") is None
+
+
+@pytest.mark.parametrize("sealed", [b"", b"x" * 15, b"x" * 16])
+def test_what_is_too_short_to_be_encrypted_does_not_open(sealed: bytes) -> None:
+    assert CIPHER.decrypt(bytes(12), sealed, b"") is None
