@@ -83,7 +83,7 @@ class PeerGenerator:
             with _failures():
                 async for event in call:
                     if event.HasField("started"):
-                        yield Piece("")
+                        yield Piece("", _lineage(event.started.lineage))
                     elif event.HasField("delta") and event.delta.text:
                         yield Piece(event.delta.text)
                     elif event.HasField("finished"):
@@ -115,19 +115,22 @@ def _failures() -> Iterator[None]:
 
 
 def _generated(finished: generator_service_pb2.GenerationFinished) -> Generated:
-    lineage = finished.lineage
     return Generated(
-        lineage=Lineage(
-            model=lineage.model,
-            model_sha256=lineage.model_sha256,
-            adapter=lineage.adapter,
-            adapter_sha256=lineage.adapter_sha256,
-            signer_key_id=lineage.signer_key_id,
-            cipher=lineage.cipher,
-            cipher_key_id=lineage.cipher_key_id,
-        ),
+        lineage=_lineage(finished.lineage),
         usage=Usage(finished.usage.input_tokens, finished.usage.output_tokens),
         mean_logprob=finished.mean_logprob,
+    )
+
+
+def _lineage(lineage: common_pb2.Lineage) -> Lineage:
+    return Lineage(
+        model=lineage.model,
+        model_sha256=lineage.model_sha256,
+        adapter=lineage.adapter,
+        adapter_sha256=lineage.adapter_sha256,
+        signer_key_id=lineage.signer_key_id,
+        cipher=lineage.cipher,
+        cipher_key_id=lineage.cipher_key_id,
     )
 
 

@@ -116,7 +116,8 @@ class AuditRecord(_message.Message):
     payload_json: _builtins.str
     """payload_json is what is recorded, as a JSON object: for an opened record
     the question and its policy, for a closed one the answer, decision,
-    citations, lineage, confidence, usage and timings.
+    citations, lineage, confidence, usage and timings, and the lineages of
+    all drafts on the way, of those discarded or broken off as well.
     """
     previous_hash: _builtins.str
     """previous_hash is hash of the record before it in the chain; 64 zeros for

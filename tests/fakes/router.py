@@ -168,17 +168,18 @@ class FakeGenerator:
             await sequence.play()
             if sequence.too_long is not None and len(messages[-1].content) > sequence.max_characters:
                 raise sequence.too_long
-            yield Piece("")
+            name = adapter if sequence.lineage_adapter is None else sequence.lineage_adapter
+            lineage = Lineage("tiny", "ab" * 32)
+            if name:
+                lineage = Lineage("tiny", "ab" * 32, name, "cd" * 32, "ef" * 8, "AES-256-GCM", "01" * 8)
+            yield Piece("", lineage)
             for word in sequence.text.split(" "):
                 await asyncio.sleep(0)
                 yield Piece(f"{word} ")
             if sequence.late_error is not None:
                 raise sequence.late_error
-            name = adapter if sequence.lineage_adapter is None else sequence.lineage_adapter
             yield Generated(
-                lineage=Lineage("tiny", "ab" * 32, name, "cd" * 32, "ef" * 8, "AES-256-GCM", "01" * 8)
-                if name
-                else Lineage("tiny", "ab" * 32),
+                lineage=lineage,
                 usage=Usage(len(messages[-1].content), len(sequence.text.split())),
                 mean_logprob=sequence.mean_logprob,
             )

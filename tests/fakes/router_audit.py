@@ -14,6 +14,8 @@ from services.router.domain import (
     Closing,
     Confidence,
     Draft,
+    Drafted,
+    Lineage,
     Opening,
     Outcome,
     Route,
@@ -130,7 +132,9 @@ def closing(answer_id: str, principal: Principal = ALICE, outcome: Outcome = Out
         steps=(),
         timings=(StageTiming("total", 0.25),),
     )
-    return Closing(answer_id=answer_id, principal=principal, outcome=outcome, answer=answer)
+    lineage = Lineage("tiny", "ab" * 32, "answers", "cd" * 32, "ef" * 8)
+    drafts = (Drafted(Route.FINETUNED, lineage),)
+    return Closing(answer_id=answer_id, principal=principal, outcome=outcome, answer=answer, drafts=drafts)
 
 
 async def fill(log: AuditLog, *answer_ids: str, principal: Principal = ALICE) -> None:

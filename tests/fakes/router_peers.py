@@ -101,16 +101,8 @@ class _Generator(GeneratorServiceServicer):
             messages, adapter=wanted.adapter, max_tokens=wanted.sampling.max_tokens, timeout_s=30
         )
         async for event in events:
+            lineage = common_pb2.Lineage(**vars(event.lineage)) if event.lineage is not None else None
             if isinstance(event, Generated):
-                lineage = common_pb2.Lineage(
-                    model=event.lineage.model,
-                    model_sha256=event.lineage.model_sha256,
-                    adapter=event.lineage.adapter,
-                    adapter_sha256=event.lineage.adapter_sha256,
-                    signer_key_id=event.lineage.signer_key_id,
-                    cipher=event.lineage.cipher,
-                    cipher_key_id=event.lineage.cipher_key_id,
-                )
                 usage = common_pb2.Usage(input_tokens=event.usage.input_tokens, output_tokens=event.usage.output_tokens)
                 yield response(
                     finished=generator_service_pb2.GenerationFinished(
@@ -123,7 +115,7 @@ class _Generator(GeneratorServiceServicer):
             elif event.text:
                 yield response(delta=generator_service_pb2.GenerationDelta(text=event.text))
             else:
-                yield response(started=generator_service_pb2.GenerationStarted())
+                yield response(started=generator_service_pb2.GenerationStarted(lineage=lineage))
 
     async def ListAdapters(self, request: Any, context: Any) -> Any:
         names = sorted(await self._world.generator.adapters(timeout_s=30))

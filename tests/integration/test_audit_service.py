@@ -21,7 +21,7 @@ from tandem.v1 import audit_service_pb2 as audit
 from tandem.v1 import router_service_pb2
 from tandem.v1.audit_service_pb2_grpc import AuditServiceStub
 from tandem.v1.router_service_pb2_grpc import RouterServiceStub
-from tests.fakes.router import World
+from tests.fakes.router import World, Written
 from tests.fakes.router_peers import stack
 
 Record = audit.AuditRecord
@@ -69,6 +69,18 @@ async def test_an_answer_has_its_two_records(tmp_path: Path):
         (report,) = (await stub.VerifyAuditChain(audit.VerifyAuditChainRequest())).chains
         assert (report.intact, report.num_records, report.head_hash) == (True, 2, closed.hash)
         assert not report.HasField("first_fault_sequence")
+
+
+async def test_a_call_that_broke_off_has_the_weights_that_wrote_in_its_record(tmp_path: Path):
+    world = World()
+    world.generator.sequences["answers"] = Written(late_error=errors.Unavailable("gone"))
+    async with stack(world, tmp_path) as address, auditor(address) as stub:
+        await refused(ask(address, policy="finetuned"))
+        (closed, _) = (await stub.ListAuditRecords(audit.ListAuditRecordsRequest())).records
+        assert closed.outcome == Record.OUTCOME_FAILED
+        (draft,) = json.loads(closed.payload_json)["drafts"]
+        assert (draft["route"], draft["finished"], draft["lineage"]["adapter"]) == ("finetuned", False, "answers")
+        assert draft["lineage"]["signer_key_id"] == "ef" * 8
 
 
 async def test_only_auditors_and_only_their_tenant(tmp_path: Path):

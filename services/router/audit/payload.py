@@ -5,7 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.router.audit.records import Json, canonical, fraction, microseconds, timestamp
-from services.router.domain import Answer, Citation, Closing, DecisionStep, Degradation, Lineage, Opening, Passage, Span
+from services.router.domain import (
+    Answer,
+    Citation,
+    Closing,
+    DecisionStep,
+    Degradation,
+    Drafted,
+    Lineage,
+    Opening,
+    Passage,
+    Span,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,11 @@ class Payloads:
 
     def closed(self, closing: Closing) -> str:
         """Returns the payload of a closed record."""
-        payload: dict[str, Json] = {"steps": _steps(closing.steps), "degraded": _degraded(closing.degraded)}
+        payload: dict[str, Json] = {
+            "steps": _steps(closing.steps),
+            "degraded": _degraded(closing.degraded),
+            "drafts": _drafts(closing.drafts),
+        }
         if closing.error_code:
             payload["error"] = {"code": closing.error_code, "reason": closing.error_reason}
         if closing.answer is not None:
@@ -96,6 +111,12 @@ def _lineage(lineage: Lineage | None) -> Json:
 
 def _steps(steps: Sequence[DecisionStep]) -> list[Json]:
     return [{"kind": step.kind.value, "route": step.route.value, "reason": step.reason} for step in steps]
+
+
+def _drafts(drafts: Sequence[Drafted]) -> list[Json]:
+    return [
+        {"route": draft.route.value, "finished": draft.finished, "lineage": _lineage(draft.lineage)} for draft in drafts
+    ]
 
 
 def _degraded(degraded: Sequence[Degradation]) -> list[Json]:

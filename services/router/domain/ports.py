@@ -110,9 +110,10 @@ class Grounding(Protocol):
 
 @dataclass(frozen=True)
 class Piece:
-    """Is an event of a generation; the first has no text and says that the sequence was admitted."""
+    """Is an event of a generation; the first has no text and says that the sequence was admitted, on which weights."""
 
     text: str
+    lineage: Lineage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from services.router.domain.values import Answer, DecisionStep, Degradation, Outcome, Question
+from services.router.domain.values import Answer, DecisionStep, Degradation, Drafted, Outcome, Question
 from tandem.security import Principal
 
 
@@ -17,7 +17,10 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True)
 class Closing:
-    """Is what the audit log keeps when an answer ends; answer is None unless one was given or refused in words."""
+    """Is what the audit log keeps when an answer ends; answer is None unless one was given or refused in words.
+
+    `drafts` are all that a model wrote on the way: what was discarded or broke off as well.
+    """
 
     answer_id: str
     principal: Principal
@@ -25,6 +28,7 @@ class Closing:
     answer: Answer | None = None
     steps: tuple[DecisionStep, ...] = ()
     degraded: tuple[Degradation, ...] = ()
+    drafts: tuple[Drafted, ...] = ()
     error_code: str = ""
     error_reason: str = ""
 

@@ -153,6 +153,15 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Drafted:
+    """Names the weights that began a draft, whatever became of it; `finished` where it was written to its end."""
+
+    route: Route
+    lineage: Lineage
+    finished: bool = False
+
+
+@dataclass(frozen=True)
 class DecisionStep:
     """Is one decision and its reason, with the figures compared."""
 

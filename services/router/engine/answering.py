@@ -136,6 +136,7 @@ class RouterEngine:
             answer=answer,
             steps=answer.steps,
             degraded=answer.degraded,
+            drafts=tuple(run.drafts),
         )
         try:
             await self._timed_record(run, self._own(self._close(closing, opening)))
@@ -214,6 +215,7 @@ def _failed(answer_id: str, run: Run, error: BaseException) -> Closing:
         outcome=Outcome.CANCELLED if cancelled else Outcome.FAILED,
         steps=tuple(run.steps),
         degraded=tuple(run.degraded),
+        drafts=tuple(run.drafts),
         error_code=code,
         error_reason=error.reason if isinstance(error, TandemError) else code,
     )

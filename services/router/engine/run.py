@@ -18,6 +18,7 @@ from services.router.domain import (
     Degradation,
     Delta,
     Draft,
+    Drafted,
     Embedder,
     Emit,
     Generated,
@@ -82,6 +83,7 @@ class Run:
         self.budget = budget
         self.steps: list[DecisionStep] = []
         self.degraded: list[Degradation] = []
+        self.drafts: list[Drafted] = []
         self.usage = Usage()
         self._emit = emit
         self._tools = tools
@@ -99,7 +101,9 @@ class Run:
                 raise NoAdapter(name)
             messages = prompts.closed_book(self.rewritten)
             try:
-                text, done = await self._generate(messages, adapter=name, shown=shown, timeout_s=limit_s)
+                text, done = await self._generate(
+                    messages, route=Route.FINETUNED, adapter=name, shown=shown, timeout_s=limit_s
+                )
             except NotFound:
                 self._tools.adapters.forget(tenant)
                 raise NoAdapter(name) from None
@@ -207,6 +211,7 @@ class Run:
         # The sources are told once the prompt was taken: until then fewer of them may be read.
         return await self._generate(
             messages,
+            route=Route.RAG,
             adapter=adapter,
             shown=True,
             timeout_s=timeout_s,
@@ -217,6 +222,7 @@ class Run:
         self,
         messages: Sequence[prompts.Message],
         *,
+        route: Route,
         adapter: str,
         shown: bool,
         timeout_s: float,
@@ -224,6 +230,8 @@ class Run:
     ) -> tuple[str, Generated]:
         writing = Writing(self._emit if shown else None)
         done: Generated | None = None
+        # Noted as soon as it is known, so that a draft that breaks off is recorded with its weights too.
+        place = len(self.drafts)
         stream = self._tools.generator.generate(
             messages, adapter=adapter, max_tokens=self._tools.settings.max_answer_tokens, timeout_s=timeout_s
         )
@@ -231,7 +239,11 @@ class Run:
             async for event in events:
                 if isinstance(event, Generated):
                     done = event
-                elif event.text:
+                    self.drafts[place:] = [Drafted(route, event.lineage, finished=True)]
+                    continue
+                if event.lineage is not None:
+                    self.drafts[place:] = [Drafted(route, event.lineage)]
+                if event.text:
                     await writing.add(event.text)
                 elif admitted is not None:
                     await admitted()

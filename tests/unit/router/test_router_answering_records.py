@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.router.domain import Outcome
+from services.router.domain import Closing, Delta, Outcome
 from tandem import errors
 from tests.fakes.router import NEVER, FakeAudit, FakeRetriever, Script, World, Written, question
 from tests.fakes.router_worlds import world_with
@@ -51,6 +51,43 @@ async def test_a_failure_is_not_hidden_by_a_record_that_cannot_be_closed():
     world.generator.loaded = frozenset()
     with pytest.raises(errors.FailedPrecondition):
         await world.ask(question(policy="finetuned"))
+
+
+def drafts(closing: Closing) -> list[tuple[str, str, bool]]:
+    """Returns what the record says of those who wrote: the route, the adapter, and whether it came to its end."""
+    assert all(draft.lineage.signer_key_id for draft in closing.drafts if draft.lineage.adapter)
+    return [(draft.route.value, draft.lineage.adapter, draft.finished) for draft in closing.drafts]
+
+
+async def test_a_draft_that_was_discarded_is_recorded_with_its_weights():
+    world = world_with(answers=Written(mean_logprob=-3.0))
+    answer = await world.ask(question(policy="cascade"))
+    assert answer.draft.lineage is not None
+    assert answer.draft.lineage.adapter == "reading"
+    assert drafts(world.audit.closed[0]) == [("finetuned", "answers", True), ("rag", "reading", True)]
+
+
+async def test_a_draft_that_broke_off_is_recorded_with_its_weights():
+    world = world_with(answers=Written(late_error=errors.Unavailable("gone")))
+    with pytest.raises(errors.Unavailable):
+        await world.ask(question(policy="finetuned"))
+    assert drafts(world.audit.closed[0]) == [("finetuned", "answers", False)]
+
+
+async def test_a_caller_who_leaves_in_the_middle_is_recorded_with_the_weights_that_wrote():
+    world = world_with(answers=Written(text="word " * 1_000_000))
+    writes = asyncio.Event()
+
+    async def emit(event: object) -> None:
+        if isinstance(event, Delta):
+            writes.set()
+
+    asking = asyncio.create_task(world.engine().answer(question(policy="finetuned"), emit))
+    await writes.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert drafts(world.audit.closed[0]) == [("finetuned", "answers", False)]
 
 
 async def test_a_bug_in_a_part_is_recorded_as_failed():

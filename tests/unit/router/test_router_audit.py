@@ -62,6 +62,9 @@ async def test_payloads_hold_the_answer_with_fractions_as_text(store: Store) -> 
     assert closed["confidence"] == {"value": "0.843210", "calibration": ""}
     assert closed["citations"][0]["quote"] == "30 days"
     assert closed["timings"] == [{"stage": "total", "microseconds": 250000}]
+    (draft,) = closed["drafts"]
+    assert (draft["route"], draft["finished"]) == ("finetuned", False)
+    assert (draft["lineage"]["adapter_sha256"], draft["lineage"]["signer_key_id"]) == ("cd" * 32, "ef" * 8)
 
 
 async def test_hash_mode_keeps_no_text(store: Store) -> None:
