@@ -1419,7 +1419,7 @@ class Adapter(_message.Message):
     """num_parameters is the number of the stable version's weights."""
     num_sequences: _builtins.int
     """num_sequences is how many sequences wait for the stable version or run on
-    it at this moment.
+    it at this moment; 0 where the adapter is shared.
     """
     version: _builtins.str
     """version is the stable version, 16 hexadecimal digits."""
@@ -1489,11 +1489,11 @@ class AdapterVersion(_message.Message):
     """
     num_sequences: _builtins.int
     """num_sequences is how many sequences wait for it or run on it at this
-    moment.
+    moment; 0 where the adapter is shared.
     """
     refusal: _builtins.str
-    """refusal says why it was refused when it was to be loaded last; empty
-    where it was not.
+    """refusal says why it was refused when it was to be loaded last: a code
+    and, for operators, a colon and a sentence; empty where it was not.
     """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -165,8 +165,10 @@ class GeneratorServiceServicer:
         adapter or version, FAILED_PRECONDITION (reason ADAPTER_REFUSED, with the
         failed check in the metadata "refusal") where the version that is needed
         fails a check, RESOURCE_EXHAUSTED (reason TOO_MANY_ADAPTERS) where as
-        many adapters are in memory as may be; with RetryInfo where some of them
-        leave when their sequences end.
+        many adapters are in memory as may be, in all or of one tenant beside its
+        aliases; with RetryInfo where some of them leave when their sequences
+        end. RESOURCE_EXHAUSTED (reason TOO_MANY_CHANGES) where changes of the
+        tenant's adapters wait already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,8 +223,9 @@ class GeneratorServiceServicer:
 
     def SetAdapterCanary(self, request, context):
         """SetAdapterCanary says which share of the calls gets the candidate, and
-        may name another candidate. Needs the role "operator". Fails as
-        PromoteAdapter does.
+        may name another candidate. A share that does not rise asks nothing of
+        what is in memory already, so that a trial can always be ended. Needs the
+        role "operator". Fails as PromoteAdapter does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

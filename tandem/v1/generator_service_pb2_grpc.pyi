@@ -78,8 +78,10 @@ class GeneratorServiceStub:
     adapter or version, FAILED_PRECONDITION (reason ADAPTER_REFUSED, with the
     failed check in the metadata "refusal") where the version that is needed
     fails a check, RESOURCE_EXHAUSTED (reason TOO_MANY_ADAPTERS) where as
-    many adapters are in memory as may be; with RetryInfo where some of them
-    leave when their sequences end.
+    many adapters are in memory as may be, in all or of one tenant beside its
+    aliases; with RetryInfo where some of them leave when their sequences
+    end. RESOURCE_EXHAUSTED (reason TOO_MANY_CHANGES) where changes of the
+    tenant's adapters wait already.
     """
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadAdapterRequest, _generator_service_pb2.UnloadAdapterResponse]
     """UnloadAdapter takes the adapter, or the one version that is named, from
@@ -114,8 +116,9 @@ class GeneratorServiceStub:
     """
     SetAdapterCanary: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.SetAdapterCanaryRequest, _generator_service_pb2.SetAdapterCanaryResponse]
     """SetAdapterCanary says which share of the calls gets the candidate, and
-    may name another candidate. Needs the role "operator". Fails as
-    PromoteAdapter does.
+    may name another candidate. A share that does not rise asks nothing of
+    what is in memory already, so that a trial can always be ended. Needs the
+    role "operator". Fails as PromoteAdapter does.
     """
     GetModel: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.GetModelRequest, _generator_service_pb2.GetModelResponse]
     """GetModel describes the base model."""
@@ -170,8 +173,10 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     adapter or version, FAILED_PRECONDITION (reason ADAPTER_REFUSED, with the
     failed check in the metadata "refusal") where the version that is needed
     fails a check, RESOURCE_EXHAUSTED (reason TOO_MANY_ADAPTERS) where as
-    many adapters are in memory as may be; with RetryInfo where some of them
-    leave when their sequences end.
+    many adapters are in memory as may be, in all or of one tenant beside its
+    aliases; with RetryInfo where some of them leave when their sequences
+    end. RESOURCE_EXHAUSTED (reason TOO_MANY_CHANGES) where changes of the
+    tenant's adapters wait already.
     """
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.UnloadAdapterRequest, _generator_service_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
     """UnloadAdapter takes the adapter, or the one version that is named, from
@@ -206,8 +211,9 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     """
     SetAdapterCanary: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.SetAdapterCanaryRequest, _generator_service_pb2.SetAdapterCanaryResponse]  # type: ignore[assignment]
     """SetAdapterCanary says which share of the calls gets the candidate, and
-    may name another candidate. Needs the role "operator". Fails as
-    PromoteAdapter does.
+    may name another candidate. A share that does not rise asks nothing of
+    what is in memory already, so that a trial can always be ended. Needs the
+    role "operator". Fails as PromoteAdapter does.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.GetModelRequest, _generator_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """GetModel describes the base model."""
@@ -289,8 +295,10 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         adapter or version, FAILED_PRECONDITION (reason ADAPTER_REFUSED, with the
         failed check in the metadata "refusal") where the version that is needed
         fails a check, RESOURCE_EXHAUSTED (reason TOO_MANY_ADAPTERS) where as
-        many adapters are in memory as may be; with RetryInfo where some of them
-        leave when their sequences end.
+        many adapters are in memory as may be, in all or of one tenant beside its
+        aliases; with RetryInfo where some of them leave when their sequences
+        end. RESOURCE_EXHAUSTED (reason TOO_MANY_CHANGES) where changes of the
+        tenant's adapters wait already.
         """
 
     @_abc_1.abstractmethod
@@ -355,8 +363,9 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generator_service_pb2.SetAdapterCanaryResponse, _abc.Awaitable[_generator_service_pb2.SetAdapterCanaryResponse]]:
         """SetAdapterCanary says which share of the calls gets the candidate, and
-        may name another candidate. Needs the role "operator". Fails as
-        PromoteAdapter does.
+        may name another candidate. A share that does not rise asks nothing of
+        what is in memory already, so that a trial can always be ended. Needs the
+        role "operator". Fails as PromoteAdapter does.
         """
 
     @_abc_1.abstractmethod

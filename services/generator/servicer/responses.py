@@ -132,32 +132,35 @@ def lineage_of(model: ModelInfo, pin: Pin | None = None) -> common_pb2.Lineage:
     return lineage(model.lineage(pin.adapter if pin is not None else None))
 
 
-def adapter(shown: Shown) -> pb.Adapter:
-    """Returns the description of an adapter."""
+def adapter(shown: Shown, *, explained: bool = True) -> pb.Adapter:
+    """Returns the description of an adapter; `explained` tells refusals in words, which are an operator's to read.
+
+    The sequences on a shared adapter are many tenants', so none is told how many there are.
+    """
     known = shown.adapter
     return pb.Adapter(
         name=known.name,
         sha256=known.sha256,
         rank=known.rank,
         num_parameters=known.num_parameters,
-        num_sequences=shown.num_sequences,
+        num_sequences=0 if shown.shared else shown.num_sequences,
         version=known.version,
         candidate_version=shown.candidate,
         canary_share=shown.canary_share,
         previous_version=shown.previous,
-        versions=[_version(version) for version in shown.versions],
+        versions=[_version(version, shared=shown.shared, explained=explained) for version in shown.versions],
         shared=shown.shared,
     )
 
 
-def _version(shown: ShownVersion) -> pb.AdapterVersion:
+def _version(shown: ShownVersion, *, shared: bool, explained: bool) -> pb.AdapterVersion:
     return pb.AdapterVersion(
         version=shown.version,
         aliases=shown.aliases,
         state=_STATES[shown.state],
         sha256=shown.sha256,
-        num_sequences=shown.num_sequences,
-        refusal=shown.refusal,
+        num_sequences=0 if shared else shown.num_sequences,
+        refusal=shown.refusal if explained else shown.refusal.partition(":")[0],
     )
 
 

@@ -125,7 +125,7 @@ class GeneratorServicer(generator_service_pb2_grpc.GeneratorServiceServicer):
         adapters = [shown for shown in registry.visible(caller.tenant) if shown.adapter.name > after]
         page = adapters[: request.page_size or 100]
         return pb.ListAdaptersResponse(
-            adapters=[responses.adapter(shown) for shown in page],
+            adapters=[responses.adapter(shown, explained="operator" in caller.roles) for shown in page],
             next_page_token=_page_token(page[-1].adapter.name) if len(adapters) > len(page) else "",
         )
 

@@ -14,6 +14,7 @@ from tandem.errors import FailedPrecondition, InvalidInput, NotFound, Permission
 from tandem.rpc import call
 from tandem.security import Principal
 from tandem.v1 import generator_service_pb2 as pb
+from tests.fakes.generator_adapters import place
 from tests.fakes.generator_backend import FakeBackend
 from tests.fakes.generator_registry import Bench, opened
 
@@ -53,7 +54,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         bench.alias(made.old, made.new, 0.5)
         await bench.registry.load("answers", tenant="halden")
         yield made
-        assert sum(row.num_sequences for row in bench.shown().versions) == 0
+        assert sum(row.num_sequences for shown in bench.registry.visible("halden") for row in shown.versions) == 0
 
 
 async def test_one_lot_decides_all_that_a_call_names(tmp_path: Path) -> None:
@@ -91,6 +92,30 @@ async def test_versions_and_aliases_are_listed(tmp_path: Path) -> None:
             (made.new, ["candidate"], pb.ADAPTER_VERSION_STATE_LOADED),
             (made.other, [], pb.ADAPTER_VERSION_STATE_STORED),
         ]
+
+
+async def test_a_user_is_told_the_code_of_a_refusal_and_an_operator_the_sentence(tmp_path: Path) -> None:
+    async with house(tmp_path) as made:
+        (tmp_path / "halden" / "answers" / "versions" / made.other / "manifest.sig").unlink()
+        made.bench.alias(made.old, made.other)
+        await made.call(pb.LoadAdapterRequest(name="answers"))
+        told = []
+        for caller in (ALICE, OLGA):
+            (row,) = (await made.call(pb.ListAdaptersRequest(), caller)).adapters
+            told += [version.refusal for version in row.versions if version.version == made.other]
+        assert told == ["SIGNATURE_MISSING", "SIGNATURE_MISSING: manifest.sig is missing"]
+
+
+async def test_nobody_is_told_how_many_of_other_tenants_run_on_a_shared_adapter(tmp_path: Path) -> None:
+    place(tmp_path, tenant="_shared", name="style")
+    async with house(tmp_path) as made:
+        for name in ("style", "answers"):
+            await made.bench.registry.refresh()
+            pin = made.bench.registry.pin(name, tenant="halden")
+            rows = {row.name: row for row in (await made.call(pb.ListAdaptersRequest(), ALICE)).adapters}
+            counts = {key: (row.num_sequences, row.versions[0].num_sequences) for key, row in rows.items()}
+            pin.release()
+            assert counts == {"style": (0, 0), "answers": (1, 1) if name == "answers" else (0, 0)}
 
 
 async def test_an_operator_promotes_and_rolls_back(tmp_path: Path) -> None:
