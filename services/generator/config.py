@@ -51,8 +51,8 @@ class GeneratorConfig(ServerConfig):
         64,
         minimum=1,
         maximum=4096,
-        help="Adapter versions held in memory, those included that only wait for their last sequence to end. More stop "
-        "the start; LoadAdapter beyond it is refused with RESOURCE_EXHAUSTED.",
+        help="Adapter versions held in memory, those included that only wait for their last sequence to end. More "
+        "stable ones stop the start; LoadAdapter beyond it is refused with RESOURCE_EXHAUSTED.",
     )
     precision: str = setting(
         "auto",
