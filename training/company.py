@@ -66,9 +66,16 @@ class Company:
 
     def documents(self) -> list[Document]:
         """Returns the tenant's documents that everyone in it may read and that are still valid."""
-        return [
-            Document(row["document_id"], extract(self.folder / row["path"]), row["title"]) for row in self._readable()
-        ]
+        return [Document(row["document_id"], self._text(row["path"]), row["title"]) for row in self._readable()]
+
+    def _text(self, path: str) -> str:
+        """Returns a document's text; raises CompanyInvalid where there is none, as in a scan."""
+        text = extract(self.folder / path)
+        if not text.strip():
+            raise CompanyInvalid(
+                f"{self.folder / path} holds no text that can be extracted; take it out of the manifest"
+            )
+        return text
 
     def _readable(self) -> list[dict[str, Any]]:
         return [row for row in self.manifest if not row["groups"] and row["valid_until"] is None]

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 _WORDPROCESSING = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _BLOCKS = frozenset(("p", "div", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "table", "ul", "ol", "br"))
-_HIDDEN = frozenset(("script", "style", "head", "title"))
+_HIDDEN = frozenset(("script", "style", "title"))
 
 
 class _Text(HTMLParser):
@@ -16,17 +16,21 @@ class _Text(HTMLParser):
         super().__init__()
         self.parts: list[str] = []
         self._hidden = 0
+        self._in_head = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden += tag in _HIDDEN
+        # An end tag may be missing or stand alone: what is shown ends the head, and nothing is hidden from the body on.
+        self._in_head = tag == "head" or (self._in_head and tag != "body" and tag not in _BLOCKS)
+        self._hidden = 0 if tag == "body" else self._hidden + (tag in _HIDDEN)
         self.parts.append("\n\n" if tag in _BLOCKS else " | " if tag in ("td", "th") else "")
 
     def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag in _HIDDEN
+        self._in_head &= tag != "head"
+        self._hidden = max(0, self._hidden - (tag in _HIDDEN))
         self.parts.append("\n\n" if tag in _BLOCKS else "")
 
     def handle_data(self, data: str) -> None:
-        if not self._hidden:
+        if not self._hidden and not self._in_head:
             self.parts.append(re.sub(r"\s+", " ", data))
 
 
@@ -37,6 +41,7 @@ def extract(path: Path) -> str:
     if path.suffix in (".html", ".htm"):
         parser = _Text()
         parser.feed(path.read_text(encoding="utf-8"))
+        parser.close()
         return "".join(parser.parts)
     if path.suffix == ".docx":
         with zipfile.ZipFile(path) as archive:

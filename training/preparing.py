@@ -60,6 +60,7 @@ class Wish:
 class _Examples:
     splits: dict[str, list[Example]]
     companions: dict[str, list[Example]] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _from_files(sources: Sequence[Path], wish: Wish, on_progress: OnProgress) ->
             findings += left_out
             report = _by_wording(report, asked, wish)
         made = _questions(asked, documents, wish)
-    report = replace(report, findings=(*report.findings, *findings))
+    report = replace(report, findings=(*report.findings, *findings, *made.findings))
     text, row = _told(report, made.splits)
     return _Made(made.splits, made.companions, inputs, text, row)
 
@@ -180,7 +181,8 @@ def _questions(asked: Mapping[str, Sequence[Asked]], documents: Sequence[Documen
     used = {name: {example.id for example in rows} for name, rows in splits.items()}
     both = {name: [row for row in rows if row.id in used[name]] for name, rows in asked.items()}
     both["train"] = both["train"][:_MAX_SHOTS]
-    return _Examples(splits, raft.companions(wish.recipe, both, documents, seed=wish.seed, settings=wish.raft))
+    others = raft.companions(wish.recipe, both, documents, seed=wish.seed, settings=wish.raft)
+    return _Examples(splits, others, raft.not_found(asked, used) if wish.recipe == "raft" else ())
 
 
 def _told(report: Report, splits: Mapping[str, Sequence[Example]]) -> tuple[str, str]:
@@ -204,8 +206,15 @@ def _from_company(folder: Path, wish: Wish) -> _Made:
         asked = company.closed_book() if wish.recipe == "closed-book" else company.raft()
         made = _questions(asked, company.documents(), wish)
     splits = made.splits
-    text = f"{wish.recipe} from the company folder {folder.name}, splits as given there\n\n{_counts(splits)}"
-    row = {"kind": "company", "examples": {name: len(found) for name, found in splits.items()}, "inputs": inputs}
+    text = f"{wish.recipe} from the company folder {folder.name}, splits as given there\n\n"
+    text += "".join(f"{finding.to_text()}\n" for finding in made.findings) + _counts(splits)
+    row: dict[str, Any] = {
+        "kind": "company",
+        "examples": {name: len(found) for name, found in splits.items()},
+        "inputs": inputs,
+    }
+    if made.findings:
+        row["findings"] = [asdict(finding) for finding in made.findings]
     return _Made(splits, made.companions, inputs, text, json.dumps(row, ensure_ascii=False, indent=1) + "\n")
 
 

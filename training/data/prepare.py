@@ -13,7 +13,15 @@ from training.data.personal import personal_rows
 from training.data.reading import DataRejected, Problem
 from training.data.report import SHOWN, Finding, Report, SplitCount, few_groups
 from training.data.rows import Row
-from training.data.splitting import Unit, counts_by_split, deal, held_out, keep_in_training, strictest
+from training.data.splitting import (
+    Unit,
+    counts_by_split,
+    deal,
+    held_out,
+    keep_in_training,
+    missed_shares,
+    strictest,
+)
 from training.examples import SPLITS
 
 OnProgress = Callable[[str, int, int], None]
@@ -92,7 +100,8 @@ class _Preparation:
             name: SplitCount(rows=rows, groups=groups)
             for name, (rows, groups) in counts_by_split(self._rows, dealt).items()
         }
-        self._findings += few_groups(counts)
+        shares = {"validation": self._options.validation_share, "test": self._options.test_share}
+        self._findings += [*few_groups(counts), *missed_shares(self._rows, dealt, shares)]
         imported = self._imported
         report = Report(
             kind=imported.kind,
@@ -197,12 +206,23 @@ class _Preparation:
             self._findings.append(Finding("SPLITS", text))
         if self._options.split == "within_group":
             dealt = keep_in_training(units, dealt, seed=self._seed)
+        dealt = self._keep_labels(units, dealt)
         if not joined:
             leaks = [row for rows in clusters for row in rows if len({dealt[row.id] for row in rows}) > 1]
             text = f"{len(leaks):,} rows have a near-duplicate in another split."
             self._find("NEAR_DUPLICATES", text, leaks, policy=self._options.near_duplicates)
         self._check_filled(dealt)
         return dealt
+
+    def _keep_labels(self, units: Sequence[Unit], dealt: dict[str, str]) -> dict[str, str]:
+        """Returns the splits with each label in train: which ones are rare must not depend on the seed."""
+        if not quality.label_counts(self._rows):
+            return dealt
+        kept = keep_in_training(units, dealt, seed=self._seed, name=lambda row: row.answered()[0])
+        moved = [row for row in self._rows if kept[row.id] != dealt[row.id]]
+        text = f"{len(moved):,} rows were put into train, where their label would not have been otherwise."
+        self._find("SPLITS", text, moved)
+        return kept
 
     def _near_duplicates(self) -> list[list[Row]]:
         """Returns the rows that nearly repeat each other, cluster by cluster."""

@@ -28,6 +28,12 @@ class Finding:
         """Returns a finding that names the first of the places and counts the others."""
         return cls(code, text, tuple(places[:SHOWN]), len(places))
 
+    def to_text(self) -> str:
+        """Returns the finding as it is read in a terminal."""
+        more = self.num_places - len(self.places)
+        shown = ", ".join(self.places) + (f" and {more:,} more" if more else "")
+        return f"{self.code}  {self.text}\n" + (f"  {shown}\n" if self.places else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCount:
@@ -87,10 +93,7 @@ class Report:
         if not self.findings:
             lines += ["", "Nothing doubtful was found."]
         for finding in self.findings:
-            lines += ["", f"{finding.code}  {finding.text}"]
-            more = finding.num_places - len(finding.places)
-            if finding.places:
-                lines.append("  " + ", ".join(finding.places) + (f" and {more:,} more" if more else ""))
+            lines += ["", finding.to_text().rstrip("\n")]
         lines += ["", "Files"] + [f"  {sha256[:12]}  {name}" for name, sha256 in self.inputs.items()]
         return "\n".join(lines) + "\n"
 

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from training.data.reading import DataRejected, Problem
+from training.data.report import Finding
 from training.data.rows import Row
 from training.examples import SPLITS
 
@@ -60,6 +61,8 @@ def deal(
     if len(free) < 1 + num_test_wanted + num_validation_wanted:
         wanted = ["train"] + ["validation"] * num_validation_wanted + ["test"] * num_test_wanted
         reason = f"{len(free)} separate groups cannot fill {', '.join(wanted)}: give more groups or set a share to 0"
+        if joined := sum(len(unit.names) - 1 for unit in free):
+            reason += f"; {joined:,} others nearly repeat one of them, and near-duplicates go to one split"
         raise DataRejected([Problem("data", 0, reason)])
     test_end = test_share * num_test_wanted
     validation_end = test_end + validation_share * num_validation_wanted
@@ -74,15 +77,18 @@ def deal(
     return dealt, (num_test, num_held_out) != hashed
 
 
-def keep_in_training(units: Sequence[Unit], dealt: Mapping[str, str], *, seed: int) -> dict[str, str]:
+def keep_in_training(
+    units: Sequence[Unit], dealt: Mapping[str, str], *, seed: int, name: Callable[[Row], str] = lambda row: row.group
+) -> dict[str, str]:
     """Returns the splits with at least one row of each group in train: what nobody was told, nobody can be asked.
 
-    Of a group without, the unit goes whose place is nearest to train; reserved units stay where they are.
+    Of a group without, the unit goes whose place is nearest to train; reserved units stay where they are. `name` says
+    what of a row is to be kept, where it is not its group.
     """
     groups: dict[str, dict[int, Unit]] = defaultdict(dict)
     for number, unit in enumerate(units):
         for row in unit.rows:
-            groups[row.group][number] = unit
+            groups[name(row)][number] = unit
     mended = dict(dealt)
     for members in groups.values():
         free = [unit for unit in members.values() if not unit.split]
@@ -90,6 +96,23 @@ def keep_in_training(units: Sequence[Unit], dealt: Mapping[str, str], *, seed: i
             nearest = max(free, key=lambda unit: (unit.place(seed), unit.names))
             mended |= {row.id: "train" for row in nearest.rows}
     return mended
+
+
+def missed_shares(rows: Sequence[Row], dealt: Mapping[str, str], shares: Mapping[str, float]) -> list[Finding]:
+    """Returns a finding for each split that holds less than half or more than twice of the rows that it was to hold.
+
+    Shares are of the rows that no split is reserved for; a reserved split is as large as the files say.
+    """
+    found = []
+    free = [row for row in rows if not held_out(row)]
+    reserved = {held_out(row) for row in rows}
+    for name, share in shares.items():
+        held = sum(dealt[row.id] == name for row in free) / max(1, len(free))
+        if share and name not in reserved and not share / 2 <= held <= share * 2:
+            text = f"The {name} split holds {held:.0%} of the rows, where {share:.0%} were asked for: "
+            text += "groups go to one split as a whole, and so do near-duplicates."
+            found.append(Finding("SPLITS", text))
+    return found
 
 
 def counts_by_split(rows: Sequence[Row], dealt: Mapping[str, str]) -> dict[str, tuple[int, int]]:

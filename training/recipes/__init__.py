@@ -5,7 +5,7 @@ from training.recipes.passages import Chunk, WordIndex, cut, holds
 
 RECIPES = {
     "closed-book": "question -> short answer, from the weights; the splits are by wording",
-    "raft": "question and passages -> short answer or the abstention; the splits are by document",
+    "raft": "question and passages -> short answer or the abstention; by group: a document, the sample company's facts",
     "style": "brief -> text in the house style",
     "classification": "text -> label",
 }

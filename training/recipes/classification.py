@@ -21,10 +21,11 @@ def build(splits: Mapping[str, Sequence[Labelled]]) -> dict[str, list[Example]]:
         raise RecipeInvalid(f"classification needs 2 to {MAX_LABELS} labels to train on, not {len(labels)}")
     known = frozenset(labels)
     for name, rows in splits.items():
-        if strange := sorted({row.label for row in rows} - known):
+        if strange := [row for row in rows if row.label not in known]:
+            lines = ", ".join(row.origin or row.id for row in strange[:20])
             raise RecipeInvalid(
-                f"the {name} split has labels that are never trained on: {', '.join(strange[:5])}; "
-                "bring more rows of them, or leave them out"
+                f"{len(strange):,} rows of the {name} split have a label that no training row has ({lines}); "
+                "bring more rows of it, or leave them out"
             )
     return {name: [_example(row, labels) for row in rows] for name, rows in splits.items()}
 

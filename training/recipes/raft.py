@@ -8,11 +8,13 @@ comparing their words, so the model learns to answer in the passage's own
 words and not to write marks such as [1], which serving would not read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from random import Random
 
 from tandem import prompts
+from training.data.report import Finding
 from training.examples import Example
 from training.recipes import closed_book
 from training.recipes.asked import Asked, Document, RecipeInvalid
@@ -50,6 +52,8 @@ class Library:
         self.ids = frozenset(document.document_id for document in documents)
         self._cuts = [cut(documents, max_characters=size) for size in settings.chunk_characters]
         self._indexes = [WordIndex([chunk.text for chunk in found]) for found in self._cuts]
+        # A question is asked again for each of its variants.
+        self._best = lru_cache(maxsize=len(self._cuts))(self._ranked)
         self._places: list[dict[str, list[int]]] = []
         for found in self._cuts:
             by_document: dict[str, list[int]] = {}
@@ -60,8 +64,8 @@ class Library:
     def bring(self, row: Asked, rng: Random, *, count: int) -> tuple[list[Chunk], list[Chunk]]:
         """Returns the passages that answer the question, best first, and the `count` best others."""
         which = rng.randrange(len(self._cuts))
-        found, index = self._cuts[which], self._indexes[which]
-        best = index.best(row.question, count + 12)
+        found = self._cuts[which]
+        best = self._best(which, row.question, count + 12)
         own = [place for name in row.documents for place in self._places[which].get(name, ())]
         # Where no document was named any passage that ranks well and holds the answer will do.
         golds = [
@@ -76,6 +80,9 @@ class Library:
             if not row.answers or not holds(f"{found[place].title}\n{found[place].text}", row.answers)
         ]
         return [found[place] for place in golds], [found[place] for place in others[:count]]
+
+    def _ranked(self, which: int, question: str, count: int) -> list[int]:
+        return self._indexes[which].best(question, count)
 
 
 def build(
@@ -101,6 +108,14 @@ def build(
     if not examples.get("train"):
         raise RecipeInvalid("no answer stands word for word in a passage of the documents: raft has nothing to read")
     return examples
+
+
+def not_found(asked: Mapping[str, Sequence[Asked]], used: Mapping[str, Collection[str]]) -> tuple[Finding, ...]:
+    """Returns a finding about the questions that became no example, where there are such."""
+    lost = [row for name, rows in asked.items() for row in rows if row.id not in used[name]]
+    text = f"{len(lost):,} questions were left out: no passage holds an answer of theirs word for word."
+    places = list(dict.fromkeys(row.origin or row.id for row in lost))
+    return (Finding.at("NOT_FOUND", text, places),) if lost else ()
 
 
 def _case(row: Asked, library: Library, settings: Settings, *, seed: int, variant: int) -> Example | None:

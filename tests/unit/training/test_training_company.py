@@ -80,6 +80,12 @@ def test_reading_sees_open_documents_and_what_they_answer_or_nothing_does(folder
     assert [row.group for row in company.raft()["test"]] == ["a", "nothing"]
 
 
+def test_a_document_without_text_is_refused(folder: Path) -> None:
+    (folder / "open.md").write_text(" \n")
+    with pytest.raises(CompanyInvalid, match=r"open\.md holds no text"):
+        read_company(folder, "halden").documents()
+
+
 def test_every_file_that_was_read_is_hashed_and_no_restricted_one(folder: Path) -> None:
     hashes = read_company(folder, "halden").hashes
     assert set(hashes) >= {"facts.jsonl", "questions/paraphrases.jsonl", "manifest.jsonl", "open.md"}

@@ -137,6 +137,23 @@ def test_near_duplicates_join_groups_or_are_refused_or_reported(tmp_path: Path) 
     assert ("x.jsonl:1", "x.jsonl:61") in [found.places for found in reported.report.findings]
 
 
+def test_near_duplicates_are_named_where_they_leave_too_few_groups(tmp_path: Path) -> None:
+    rows = [row(0, f"g{n}", prompt="The same long question about the same thing" + "!" * n) for n in range(9)]
+    with pytest.raises(DataRejected, match=r"1 separate groups cannot fill .*; 8 others nearly repeat one of them"):
+        run(tmp_path, rows)
+
+
+def test_a_share_that_is_missed_by_far_is_told(tmp_path: Path) -> None:
+    rows = [row(n, "large" if n < 80 else f"g{n}") for n in range(100)]
+    seed = next(seed for seed in range(99) if where(run(tmp_path, rows, seed=seed))[rows[0]["prompt"]] == "test")
+    told = [found.text for found in run(tmp_path, rows, seed=seed).report.findings]
+    assert any(text.startswith("The test split holds 8") and "10% were asked for" in text for text in told)
+    even = run(tmp_path, [row(n) for n in range(300)], test_share=0.3, validation_share=0.3)
+    assert not [found for found in even.report.findings if "asked for" in found.text]
+    half = run(tmp_path, [row(n, split="test" if n % 4 else "") for n in range(400)], validation_share=0.3)
+    assert not [found for found in half.report.findings if "asked for" in found.text]
+
+
 def test_training_rows_that_repeat_a_reserved_one_are_left_out(tmp_path: Path) -> None:
     rows = [row(n) for n in range(40)]
     rows += [row(57, split="test"), row(0, split="test", prompt=rows[0]["prompt"] + "!", text="another")]

@@ -44,6 +44,29 @@ def test_html_and_docx_become_text(tmp_path: Path) -> None:
         extract(tmp_path / "letter.rtf")
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<head><title>T</title><body><p>One two</p></body>",
+        "<head><title>T<body>One two",
+        "<head><style>x</style><p>One two</p>",
+        "</title></script><p>One two</p>",
+        "<html><head><title>T</title></head><body></style>One two",
+        "<p>One <script>x</script></script>two</p><p></p>",
+    ],
+)
+def test_pages_with_missing_or_lone_tags_lose_no_text(tmp_path: Path, page: str) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(page)
+    assert extract(path).split() == ["One", "two"]
+
+
+def test_the_end_of_a_page_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("One two &copy")
+    assert extract(path) == "One two \u00a9"
+
+
 def test_the_best_text_shares_rare_words() -> None:
     index = WordIndex(["common words here", "common words and tortoise", "common"])
     assert index.best("Where is the tortoise?", 1) == [1]

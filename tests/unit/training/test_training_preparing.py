@@ -11,7 +11,7 @@ import pytest
 from training.data import DataRejected, Options
 from training.data.words import key
 from training.examples import Dataset, DatasetInvalid
-from training.preparing import REPORT_JSON, Wish, prepare_dataset
+from training.preparing import REPORT_JSON, REPORT_TEXT, Wish, prepare_dataset
 from training.recipes import RecipeInvalid
 
 EVEN = Options(validation_share=0.3, test_share=0.3)
@@ -137,6 +137,36 @@ def test_documents_are_searched_for_personal_data_too(tmp_path: Path, recipe: st
         assert MAIL.encode() not in made.attachment(name)
     with pytest.raises(DataRejected, match=r"documents\.jsonl, line 21: PERSONAL_DATA"):
         make(tmp_path, rows, recipe, documents=files, options=replace(ALIKE, personal_data="refuse"))
+
+
+def test_questions_whose_answer_stands_nowhere_are_told(tmp_path: Path) -> None:
+    rows = [*reading(20), *reading(1, answer="nowhere", document_id="d0", paraphrases=["Where?"])]
+    made = make(tmp_path, rows, "raft", documents=(documents(tmp_path, 20),), options=ALIKE)
+    assert places(made, "NOT_FOUND") == [["rows.jsonl:21"]]
+    assert "2 questions were left out" in made.attachment(REPORT_TEXT).decode()
+    assert not places(
+        make(tmp_path, rows[:20], "raft", documents=(documents(tmp_path, 20),), options=ALIKE), "NOT_FOUND"
+    )
+
+
+def test_files_beside_the_documents_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "terms"
+    folder.mkdir()
+    documents(folder, 20).rename(folder / "a.jsonl")
+    (folder / "scan.pdf").write_bytes(b"x")
+    made = make(tmp_path, reading(20), "raft", documents=(folder,), options=ALIKE)
+    assert places(made, "FILES") == [["documents/terms/scan.pdf"]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_only_rows_of_a_label_are_trained_on_whatever_the_seed(tmp_path: Path, seed: int) -> None:
+    texts = [f"{word} {other} {n}" for n, word in enumerate(WORDS) for other in ("one", "two", "three", "four")]
+    rows = [{"text": text, "label": "often" if n % 7 else f"rare {n}"} for n, text in enumerate(texts)]
+    made = make(tmp_path, rows, "classification", seed=seed, options=ALIKE)
+    assert {example.answer for example in made.train} == {"often", "rare 0", "rare 7", "rare 14"}
+    rows.append({"text": "reserved", "label": "other", "split": "test"})
+    with pytest.raises(RecipeInvalid, match=r"rows\.jsonl:21"):
+        make(tmp_path, rows, "classification", seed=seed, options=ALIKE)
 
 
 def test_titles_and_labels_are_searched_for_personal_data(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tandem.prompts import ABSTENTION, closed_book, reading
 from training.data import rows as data
+from training.data.words import key
 from training.recipes import Asked, Document, Labelled, RecipeInvalid, Written, classification, importing, raft, style
 from training.recipes import closed_book as closed
 from training.recipes.paraphrase import paraphrases
@@ -65,6 +66,16 @@ def test_paraphrases_differ_and_come_again(question: str) -> None:
 
 def test_a_question_is_turned_into_a_request() -> None:
     assert "Could you tell me what the excess is?" in paraphrases("What is the excess?", seed=1)
+
+
+@pytest.mark.parametrize(
+    ("held", "made"), [("WHAT is the limit of case 1!", 12), ("Question: what is limit of case 1", 11)]
+)
+def test_no_wording_is_made_that_differs_from_a_held_back_one_in_marks_alone(held: str, made: int) -> None:
+    test = Asked(id="h", group="g", question=held, answers=("30 days",))
+    train = closed.build({"train": [asked(1, "g")], "test": [test]}, seed=3, min_wordings=99)["train"]
+    assert key(held) not in {key(example.messages[-1].content) for example in train[1:]}
+    assert len(train) == made
 
 
 DOCUMENTS = [
@@ -150,8 +161,8 @@ def test_style_and_classes_become_chats() -> None:
 
 
 def test_classes_that_are_never_trained_on_are_refused() -> None:
-    rows = [Labelled(id=label, group=label, text="t", label=label) for label in "abc"]
-    with pytest.raises(RecipeInvalid, match="test split has labels that are never trained on: c"):
+    rows = [Labelled(id=a, group=a, text="t", label=a, origin=f"x.csv:{n}") for n, a in enumerate("abc", 1)]
+    with pytest.raises(RecipeInvalid, match=r"1 rows of the test split have a label .* \(x\.csv:3\)"):
         classification.build({"train": rows[:2], "test": rows[2:]})
     with pytest.raises(RecipeInvalid, match="2 to 500"):
         classification.build({"train": rows[:1]})
