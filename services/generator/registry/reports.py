@@ -44,8 +44,12 @@ class Reports:
         for version, error in replaced.refusals.items():
             if told.get(version) != explained(error):
                 self._metrics.adapters_refused.inc()
-                about = {"adapter": full(replaced.adapter), "version": version}
-                log.warning("version refused: %s", explained(error), exc_info=_unforeseen(error), extra=about)
+                log.warning(
+                    "version refused: %s",
+                    explained(error),
+                    exc_info=_unforeseen(error),
+                    extra={"adapter": full(replaced.adapter), "version": version},
+                )
 
     def fault(self, key: Key, error: Exception) -> None:
         """Tells why a state of the folder does not serve."""
@@ -53,8 +57,7 @@ class Reports:
         if told.get("") != explained(error):
             told[""] = explained(error)
             self._metrics.adapters_refused.inc()
-            about = {"adapter": "/".join(key)}
-            log.warning("adapter refused: %s", explained(error), exc_info=_unforeseen(error), extra=about)
+            _warn(key, error)
 
     def forget(self, key: Key) -> None:
         """Forgets the faults of an adapter."""
@@ -63,8 +66,7 @@ class Reports:
     def refused(self, key: Key, error: AdapterRefused | OSError) -> FailedPrecondition:
         """Tells that an operator's change was refused, and returns what the operator is told."""
         self._metrics.adapter_loads.labels("refused").inc()
-        about = {"adapter": "/".join(key)}
-        log.warning("adapter refused: %s", explained(error), exc_info=_unforeseen(error), extra=about)
+        _warn(key, error)
         code, message = "UNREADABLE", f"it cannot be read: {getattr(error, 'strerror', None)}"
         if isinstance(error, AdapterRefused):
             code, message = str(error.code), error.message
@@ -73,13 +75,20 @@ class Reports:
 
     def withdrawn(self, adapter: Adapter, reason: str) -> None:
         """Tells that a version is taken from new calls."""
-        about = {"adapter": full(adapter), "version": adapter.version, "signer_key_id": adapter.signer_key_id}
-        log.warning("adapter withdrawn: %s", reason, extra=about)
+        log.warning(
+            "adapter withdrawn: %s",
+            reason,
+            extra={"adapter": full(adapter), "version": adapter.version, "signer_key_id": adapter.signer_key_id},
+        )
 
 
 def full(adapter: Adapter) -> str:
     """Returns tenant and name."""
     return f"{adapter.tenant}/{adapter.name}"
+
+
+def _warn(key: Key, error: Exception) -> None:
+    log.warning("adapter refused: %s", explained(error), exc_info=_unforeseen(error), extra={"adapter": "/".join(key)})
 
 
 def _unforeseen(error: Exception) -> BaseException | None:

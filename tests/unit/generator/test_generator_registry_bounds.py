@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from services.generator.metrics import GeneratorMetrics
 from services.generator.registry.holdings import Holdings
-from tandem.errors import FailedPrecondition, NotFound, Overloaded, TooLarge
+from tandem.errors import FailedPrecondition, NotFound, Overloaded, TooLarge, Unavailable
 from tests.fakes.generator_adapters import FakeAdapters, place
 from tests.fakes.generator_registry import CHECK, Bench, opened, refused
 
@@ -96,6 +96,20 @@ async def test_few_changes_of_a_tenant_wait_and_none_whose_caller_has_left(tmp_p
         await refused(lambda: bench.got(f"answers@{second}"), NotFound)
         await bench.registry.load(f"answers@{second}", tenant="halden")
         assert [kind for kind, _ in bench.memory.calls] == ["load"] * 3
+
+
+async def test_what_waits_when_the_registry_stops_never_begins(tmp_path: Path) -> None:
+    gate = threading.Semaphore(0)
+    async with opened(tmp_path, gate=gate) as bench:
+        bench.alias(*bench.versions(1))
+        running = await loading(bench, "answers")
+        waiting = asyncio.create_task(bench.registry.load("answers", tenant="halden"))
+        await asyncio.sleep(0)
+        gate.release()
+        await bench.registry.stop()
+        ended = await asyncio.gather(running, waiting, return_exceptions=True)
+        assert [type(error) for error in ended] == [asyncio.CancelledError, Unavailable]
+        assert len(bench.memory.calls) == 1
 
 
 async def test_candidates_without_room_do_not_stop_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
