@@ -86,7 +86,9 @@ class _Index:
         self._texts: list[tuple[int, str, str]] = []
         self._cache: OrderedDict[int, Grams] = OrderedDict()
         self._cached = 0
-        self._context = lru_cache(maxsize=1)(self._read)
+        # A row's wordings come one after the other, and share its context.
+        self._of_context = lru_cache(maxsize=4)(_grams)
+        self._context_sketch = lru_cache(maxsize=1)(lambda context: self._sketched(self._of_context(context)))
         self._clusters = Union(num_items)
         self.kept: Counter[int] = Counter()
         """Texts that later ones are compared with, by cluster."""
@@ -138,13 +140,9 @@ class _Index:
         sketch = self._sketched(_grams(text))
         if context:
             # The smallest hashes of a union are the smaller of both parts'.
-            sketch.merge(self._context(context)[1])
+            sketch.merge(self._context_sketch(context))
         self._sketches[number] = sketch.hashvalues
         return sketch
-
-    def _read(self, context: str) -> tuple[Grams, Any]:
-        grams = _grams(context)
-        return grams, self._sketched(grams)
 
     def _sketched(self, grams: Grams) -> Any:
         sketch = self._empty.copy()
@@ -158,7 +156,7 @@ class _Index:
             self._cache.move_to_end(number)
             return self._cache[number]
         _, text, context = self._texts[number]
-        grams = np.union1d(_grams(text), self._context(context)[0]) if context else _grams(text)
+        grams = np.union1d(_grams(text), self._of_context(context)) if context else _grams(text)
         self._cache[number] = grams
         self._cached += len(grams)
         while self._cached > _MAX_CACHED and len(self._cache) > 1:

@@ -16,7 +16,7 @@ class Finding:
 
     code: str
     """Stable name: DUPLICATES, NEAR_DUPLICATES, CONTRADICTIONS, LENGTHS, LANGUAGES, PERSONAL_DATA, SPLITS,
-    FIELDS, FILES, NOT_FOUND, UNTAUGHT."""
+    FIELDS, FILES, NOT_FOUND, UNTAUGHT, UNANSWERABLE."""
     text: str
     """One sentence: what was found, how often, and what was done about it."""
     places: tuple[str, ...] = ()

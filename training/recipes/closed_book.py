@@ -54,6 +54,7 @@ def _without_repeats(splits: Mapping[str, Sequence[Asked]]) -> tuple[dict[str, l
     kept: dict[str, list[Asked]] = {}
     seen: set[tuple[object, ...]] = set()
     stricter: set[str] = set()
+    unanswered = [row for rows in splits.values() for row in rows if not row.answers]
     repeated, leaking = list[Asked](), list[Asked]()
     for name in ("test", "validation", "train"):
         kept[name] = []
@@ -67,9 +68,15 @@ def _without_repeats(splits: Mapping[str, Sequence[Asked]]) -> tuple[dict[str, l
                 kept[name].append(row)
                 seen.add(wording)
         stricter |= {key(row.question) for row in kept[name]}
-    text = "questions repeat a wording of the same fact but for case or punctuation. They were left out."
-    other = "questions have the words of one that is reserved for validation or test. They were left out."
-    return kept, [*_left_out("DUPLICATES", text, repeated), *_left_out("NEAR_DUPLICATES", other, leaking)]
+    told = {
+        "UNANSWERABLE": ("questions have no answer to learn. They were left out.", unanswered),
+        "DUPLICATES": (
+            "questions repeat a wording of the same fact but for case or marks. They were left out.",
+            repeated,
+        ),
+        "NEAR_DUPLICATES": ("questions have the words of a reserved one. They were left out.", leaking),
+    }
+    return kept, [finding for code, (text, rows) in told.items() for finding in _left_out(code, text, rows)]
 
 
 def _left_out(code: str, text: str, rows: Sequence[Asked]) -> list[Finding]:

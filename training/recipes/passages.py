@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 from tandem.scoring import normalise
@@ -113,5 +114,6 @@ def holds(text: str, answers: Sequence[str]) -> bool:
     return any(f" {key} " in words for answer in answers if (key := _apart(answer)))
 
 
+@lru_cache(maxsize=8192)  # The same passages are looked through for one question after the other.
 def _apart(text: str) -> str:
     return " ".join(_NO_BLANKS.sub(r" \g<0> ", plain(text)).split())

@@ -99,6 +99,11 @@ def test_the_split_that_was_not_reserved_is_filled(tmp_path: Path) -> None:
     assert len({example.group for example in made.test}) == 8
 
 
+def test_questions_without_an_answer_are_told(tmp_path: Path) -> None:
+    made = make(tmp_path, [*facts(8), {"question": "Why?", "unanswerable": True}])
+    assert places(made, "UNANSWERABLE") == [["rows.jsonl:41"]]
+
+
 def test_the_report_tells_the_final_splits(tmp_path: Path) -> None:
     made = make(tmp_path, facts(8), min_wordings=1)
     told = report(made)
