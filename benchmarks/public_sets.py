@@ -26,7 +26,7 @@ def stackfaq(data: Path) -> Iterator[Row]:
             found[row["query-id"]].append(answers[row["corpus-id"]])
     for query in _lines(folder / "queries.jsonl"):
         texts = found[query["_id"]]
-        texts = [_beginning(min(texts, key=len)), *texts]
+        texts = list(dict.fromkeys((_beginning(min(texts, key=len)), *texts)))
         yield {"id": query["_id"], "question": query["text"], "answers": texts, "group": query["_id"].split("_")[0]}
 
 

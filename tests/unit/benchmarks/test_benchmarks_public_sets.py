@@ -13,7 +13,7 @@ def lines(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_a_paraphrase_learns_the_first_answer_of_its_thread_that_is_short(tmp_path: Path) -> None:
+def test_a_paraphrase_learns_how_the_shortest_answer_of_its_thread_begins(tmp_path: Path) -> None:
     corpus = [
         {"_id": "d1_0", "text": "long " * 100},
         {"_id": "d1_1", "text": "short"},
@@ -26,6 +26,12 @@ def test_a_paraphrase_learns_the_first_answer_of_its_thread_that_is_short(tmp_pa
     (row,) = stackfaq(tmp_path)
     assert row["answers"] == ["short", "long " * 100, "other"]
     assert (row["question"], row["group"]) == ("how?", "q1")
+    lines(
+        tmp_path / "stackfaq" / "corpus.jsonl", [{**doc, "text": f"{'word ' * 40}{n}"} for n, doc in enumerate(corpus)]
+    )
+    (row,) = stackfaq(tmp_path)
+    assert row["answers"][0] == ("word " * 24).strip()
+    assert len(row["answers"]) == 4
 
 
 def test_a_question_about_a_policy_comes_with_its_site_and_passage(tmp_path: Path) -> None:
