@@ -201,6 +201,10 @@ class Passage(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     DENSE_RANK_FIELD_NUMBER: _builtins.int
     SPARSE_RANK_FIELD_NUMBER: _builtins.int
+    DENSE_SCORE_FIELD_NUMBER: _builtins.int
+    SPARSE_SCORE_FIELD_NUMBER: _builtins.int
+    RERANK_SCORE_FIELD_NUMBER: _builtins.int
+    MATCH_FIELD_NUMBER: _builtins.int
     document_id: _builtins.str
     """document_id names the document that the chunk was cut from."""
     chunk_id: _builtins.str
@@ -229,6 +233,16 @@ class Passage(_message.Message):
     """sparse_rank is the passage's place in the BM25 ranking, from 1; unset
     when the sparse search did not return it.
     """
+    dense_score: _builtins.float
+    """dense_score is the cosine similarity to the query, -1 to 1; unset when the
+    dense search did not return the passage.
+    """
+    sparse_score: _builtins.float
+    """sparse_score is the BM25 score, 0 or more; unset when the sparse search
+    did not return the passage.
+    """
+    rerank_score: _builtins.float
+    """rerank_score is the reranker's; unset where none was asked."""
     @_builtins.property
     def headings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """headings is the path of headings that leads to the chunk, outermost
@@ -238,6 +252,12 @@ class Passage(_message.Message):
     @_builtins.property
     def span(self) -> Global___TextSpan:
         """span locates the chunk in the document's extracted text."""
+
+    @_builtins.property
+    def match(self) -> Global___TextSpan:
+        """match locates the chunk that was found within the document, where span and
+        text were widened by its neighbours; unset where they were not.
+        """
 
     def __init__(
         self,
@@ -253,22 +273,38 @@ class Passage(_message.Message):
         score: _builtins.float = ...,
         dense_rank: _builtins.int | None = ...,
         sparse_rank: _builtins.int | None = ...,
+        dense_score: _builtins.float | None = ...,
+        sparse_score: _builtins.float | None = ...,
+        rerank_score: _builtins.float | None = ...,
+        match: Global___TextSpan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_rank", b"_dense_rank", "_page", b"_page", "_sparse_rank", b"_sparse_rank", "dense_rank", b"dense_rank", "page", b"page", "span", b"span", "sparse_rank", b"sparse_rank"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_rank", b"_dense_rank", "_dense_score", b"_dense_score", "_page", b"_page", "_rerank_score", b"_rerank_score", "_sparse_rank", b"_sparse_rank", "_sparse_score", b"_sparse_score", "dense_rank", b"dense_rank", "dense_score", b"dense_score", "match", b"match", "page", b"page", "rerank_score", b"rerank_score", "span", b"span", "sparse_rank", b"sparse_rank", "sparse_score", b"sparse_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_rank", b"_dense_rank", "_page", b"_page", "_sparse_rank", b"_sparse_rank", "chunk_id", b"chunk_id", "dense_rank", b"dense_rank", "document_id", b"document_id", "headings", b"headings", "page", b"page", "score", b"score", "source", b"source", "span", b"span", "sparse_rank", b"sparse_rank", "text", b"text", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_rank", b"_dense_rank", "_dense_score", b"_dense_score", "_page", b"_page", "_rerank_score", b"_rerank_score", "_sparse_rank", b"_sparse_rank", "_sparse_score", b"_sparse_score", "chunk_id", b"chunk_id", "dense_rank", b"dense_rank", "dense_score", b"dense_score", "document_id", b"document_id", "headings", b"headings", "match", b"match", "page", b"page", "rerank_score", b"rerank_score", "score", b"score", "source", b"source", "span", b"span", "sparse_rank", b"sparse_rank", "sparse_score", b"sparse_score", "text", b"text", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_rank: _TypeAlias = _typing.Literal["dense_rank"]  # noqa: Y015
     _WhichOneofArgType__dense_rank: _TypeAlias = _typing.Literal["_dense_rank", b"_dense_rank"]  # noqa: Y015
+    _WhichOneofReturnType__dense_score: _TypeAlias = _typing.Literal["dense_score"]  # noqa: Y015
+    _WhichOneofArgType__dense_score: _TypeAlias = _typing.Literal["_dense_score", b"_dense_score"]  # noqa: Y015
     _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
     _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
+    _WhichOneofReturnType__rerank_score: _TypeAlias = _typing.Literal["rerank_score"]  # noqa: Y015
+    _WhichOneofArgType__rerank_score: _TypeAlias = _typing.Literal["_rerank_score", b"_rerank_score"]  # noqa: Y015
     _WhichOneofReturnType__sparse_rank: _TypeAlias = _typing.Literal["sparse_rank"]  # noqa: Y015
     _WhichOneofArgType__sparse_rank: _TypeAlias = _typing.Literal["_sparse_rank", b"_sparse_rank"]  # noqa: Y015
+    _WhichOneofReturnType__sparse_score: _TypeAlias = _typing.Literal["sparse_score"]  # noqa: Y015
+    _WhichOneofArgType__sparse_score: _TypeAlias = _typing.Literal["_sparse_score", b"_sparse_score"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_rank) -> _WhichOneofReturnType__dense_rank | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_score) -> _WhichOneofReturnType__dense_score | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__page) -> _WhichOneofReturnType__page | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank_score) -> _WhichOneofReturnType__rerank_score | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sparse_rank) -> _WhichOneofReturnType__sparse_rank | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sparse_score) -> _WhichOneofReturnType__sparse_score | None: ...
 
 Global___Passage: _TypeAlias = Passage  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tandem.v1 import common_pb2 as tandem_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tandem/v1/embedder_service.proto\x12\ttandem.v1\x1a\x16tandem/v1/common.proto\"A\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x15\n\x08truncate\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_truncate\"\xa8\x01\n\rEmbedResponse\x12(\n\nembeddings\x18\x01 \x03(\x0b\x32\x14.tandem.v1.Embedding\x12#\n\x07lineage\x18\x02 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.tandem.v1.Usage\x12\'\n\x07timings\x18\x04 \x03(\x0b\x32\x16.tandem.v1.StageTiming\".\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"\"\n\x12StreamEmbedRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xa3\x01\n\x13StreamEmbedResponse\x12*\n\x07started\x18\x01 \x01(\x0b\x32\x17.tandem.v1.EmbedStartedH\x00\x12)\n\tembedding\x18\x02 \x01(\x0b\x32\x14.tandem.v1.EmbeddingH\x00\x12,\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x18.tandem.v1.EmbedFinishedH\x00\x42\x07\n\x05\x65vent\"F\n\x0c\x45mbedStarted\x12#\n\x07lineage\x18\x01 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12\x11\n\tdimension\x18\x02 \x01(\x05\"H\n\rEmbedFinished\x12\x16\n\x0enum_embeddings\x18\x01 \x01(\x05\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.tandem.v1.Usage\"\x1a\n\x18GetEmbeddingModelRequest\"g\n\x19GetEmbeddingModelResponse\x12#\n\x07lineage\x18\x01 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x32\xff\x01\n\x0f\x45mbedderService\x12:\n\x05\x45mbed\x12\x17.tandem.v1.EmbedRequest\x1a\x18.tandem.v1.EmbedResponse\x12P\n\x0bStreamEmbed\x12\x1d.tandem.v1.StreamEmbedRequest\x1a\x1e.tandem.v1.StreamEmbedResponse(\x01\x30\x01\x12^\n\x11GetEmbeddingModel\x12#.tandem.v1.GetEmbeddingModelRequest\x1a$.tandem.v1.GetEmbeddingModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tandem/v1/embedder_service.proto\x12\ttandem.v1\x1a\x16tandem/v1/common.proto\"A\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x15\n\x08truncate\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_truncate\"\xa8\x01\n\rEmbedResponse\x12(\n\nembeddings\x18\x01 \x03(\x0b\x32\x14.tandem.v1.Embedding\x12#\n\x07lineage\x18\x02 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.tandem.v1.Usage\x12\'\n\x07timings\x18\x04 \x03(\x0b\x32\x16.tandem.v1.StageTiming\".\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"\"\n\x12StreamEmbedRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xa3\x01\n\x13StreamEmbedResponse\x12*\n\x07started\x18\x01 \x01(\x0b\x32\x17.tandem.v1.EmbedStartedH\x00\x12)\n\tembedding\x18\x02 \x01(\x0b\x32\x14.tandem.v1.EmbeddingH\x00\x12,\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x18.tandem.v1.EmbedFinishedH\x00\x42\x07\n\x05\x65vent\"F\n\x0c\x45mbedStarted\x12#\n\x07lineage\x18\x01 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12\x11\n\tdimension\x18\x02 \x01(\x05\"H\n\rEmbedFinished\x12\x16\n\x0enum_embeddings\x18\x01 \x01(\x05\x12\x1f\n\x05usage\x18\x02 \x01(\x0b\x32\x10.tandem.v1.Usage\"-\n\rRerankRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"\x8f\x01\n\x0eRerankResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12#\n\x07lineage\x18\x02 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12\x1f\n\x05usage\x18\x03 \x01(\x0b\x32\x10.tandem.v1.Usage\x12\'\n\x07timings\x18\x04 \x03(\x0b\x32\x16.tandem.v1.StageTiming\")\n\x08TextPair\x12\r\n\x05\x66irst\x18\x01 \x01(\t\x12\x0e\n\x06second\x18\x02 \x01(\t\":\n\x14\x43lassifyPairsRequest\x12\"\n\x05pairs\x18\x01 \x03(\x0b\x32\x13.tandem.v1.TextPair\"\xc5\x01\n\x15\x43lassifyPairsResponse\x12\x0e\n\x06labels\x18\x01 \x03(\t\x12-\n\nclassified\x18\x02 \x03(\x0b\x32\x19.tandem.v1.ClassifiedPair\x12#\n\x07lineage\x18\x03 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.tandem.v1.Usage\x12\'\n\x07timings\x18\x05 \x03(\x0b\x32\x16.tandem.v1.StageTiming\":\n\x0e\x43lassifiedPair\x12\x15\n\rprobabilities\x18\x01 \x03(\x02\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"\x1a\n\x18GetEmbeddingModelRequest\"\xc8\x01\n\x19GetEmbeddingModelResponse\x12#\n\x07lineage\x18\x01 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\x12\n\nmax_tokens\x18\x03 \x01(\x05\x12\x11\n\tprecision\x18\x04 \x01(\t\x12$\n\x08reranker\x18\x05 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12&\n\nclassifier\x18\x06 \x01(\x0b\x32\x12.tandem.v1.Lineage2\x92\x03\n\x0f\x45mbedderService\x12:\n\x05\x45mbed\x12\x17.tandem.v1.EmbedRequest\x1a\x18.tandem.v1.EmbedResponse\x12P\n\x0bStreamEmbed\x12\x1d.tandem.v1.StreamEmbedRequest\x1a\x1e.tandem.v1.StreamEmbedResponse(\x01\x30\x01\x12=\n\x06Rerank\x12\x18.tandem.v1.RerankRequest\x1a\x19.tandem.v1.RerankResponse\x12R\n\rClassifyPairs\x12\x1f.tandem.v1.ClassifyPairsRequest\x1a .tandem.v1.ClassifyPairsResponse\x12^\n\x11GetEmbeddingModel\x12#.tandem.v1.GetEmbeddingModelRequest\x1a$.tandem.v1.GetEmbeddingModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,10 +46,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDSTARTED']._serialized_end=629
   _globals['_EMBEDFINISHED']._serialized_start=631
   _globals['_EMBEDFINISHED']._serialized_end=703
-  _globals['_GETEMBEDDINGMODELREQUEST']._serialized_start=705
-  _globals['_GETEMBEDDINGMODELREQUEST']._serialized_end=731
-  _globals['_GETEMBEDDINGMODELRESPONSE']._serialized_start=733
-  _globals['_GETEMBEDDINGMODELRESPONSE']._serialized_end=836
-  _globals['_EMBEDDERSERVICE']._serialized_start=839
-  _globals['_EMBEDDERSERVICE']._serialized_end=1094
+  _globals['_RERANKREQUEST']._serialized_start=705
+  _globals['_RERANKREQUEST']._serialized_end=750
+  _globals['_RERANKRESPONSE']._serialized_start=753
+  _globals['_RERANKRESPONSE']._serialized_end=896
+  _globals['_TEXTPAIR']._serialized_start=898
+  _globals['_TEXTPAIR']._serialized_end=939
+  _globals['_CLASSIFYPAIRSREQUEST']._serialized_start=941
+  _globals['_CLASSIFYPAIRSREQUEST']._serialized_end=999
+  _globals['_CLASSIFYPAIRSRESPONSE']._serialized_start=1002
+  _globals['_CLASSIFYPAIRSRESPONSE']._serialized_end=1199
+  _globals['_CLASSIFIEDPAIR']._serialized_start=1201
+  _globals['_CLASSIFIEDPAIR']._serialized_end=1259
+  _globals['_GETEMBEDDINGMODELREQUEST']._serialized_start=1261
+  _globals['_GETEMBEDDINGMODELREQUEST']._serialized_end=1287
+  _globals['_GETEMBEDDINGMODELRESPONSE']._serialized_start=1290
+  _globals['_GETEMBEDDINGMODELRESPONSE']._serialized_end=1490
+  _globals['_EMBEDDERSERVICE']._serialized_start=1493
+  _globals['_EMBEDDERSERVICE']._serialized_end=1895
 # @@protoc_insertion_point(module_scope)

@@ -77,7 +77,9 @@ class EmbedResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.StageTiming]:
-        """timings are the stages "queue" and "infer" of the slowest text."""
+        """timings are the stages "queue", "tokenize" and "infer" of the slowest
+        text; all are zero for texts whose vectors were still known.
+        """
 
     def __init__(
         self,
@@ -242,6 +244,214 @@ class EmbedFinished(_message.Message):
 Global___EmbedFinished: _TypeAlias = EmbedFinished  # noqa: Y015
 
 @_typing.final
+class RerankRequest(_message.Message):
+    """RerankRequest asks for the scores of a few texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """query is what the texts are to answer, 1 to 8,192 characters."""
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """texts are what to score: 1 to 256 items of 1 to 32,768 characters; cut to
+        what the model reads.
+        """
+
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerankRequest: _TypeAlias = RerankRequest  # noqa: Y015
+
+@_typing.final
+class RerankResponse(_message.Message):
+    """RerankResponse carries the scores."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORES_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """scores has one item for each text of the request, in its order: higher is
+        better, unbounded, comparable within one response only.
+        """
+
+    @_builtins.property
+    def lineage(self) -> _common_pb2.Lineage:
+        """lineage names the model and the hash of its weights."""
+
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """usage counts the input tokens after truncation."""
+
+    @_builtins.property
+    def timings(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.StageTiming]:
+        """timings are the stages "queue", "tokenize" and "infer"."""
+
+    def __init__(
+        self,
+        *,
+        scores: _abc.Iterable[_builtins.float] | None = ...,
+        lineage: _common_pb2.Lineage | None = ...,
+        usage: _common_pb2.Usage | None = ...,
+        timings: _abc.Iterable[_common_pb2.StageTiming] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "scores", b"scores", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerankResponse: _TypeAlias = RerankResponse  # noqa: Y015
+
+@_typing.final
+class TextPair(_message.Message):
+    """TextPair is what a cross-encoder reads at once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    first: _builtins.str
+    """first is the premise, the context or the query, 1 to 32,768 characters."""
+    second: _builtins.str
+    """second is the hypothesis, the claim or the passage, 1 to 32,768
+    characters.
+    """
+    def __init__(
+        self,
+        *,
+        first: _builtins.str = ...,
+        second: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "second", b"second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextPair: _TypeAlias = TextPair  # noqa: Y015
+
+@_typing.final
+class ClassifyPairsRequest(_message.Message):
+    """ClassifyPairsRequest asks for the classes of a few pairs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIRS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextPair]:
+        """pairs are what to classify, 1 to 256; the longer text of a pair is cut
+        first to what the model reads.
+        """
+
+    def __init__(
+        self,
+        *,
+        pairs: _abc.Iterable[Global___TextPair] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pairs", b"pairs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyPairsRequest: _TypeAlias = ClassifyPairsRequest  # noqa: Y015
+
+@_typing.final
+class ClassifyPairsResponse(_message.Message):
+    """ClassifyPairsResponse carries the probabilities."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_NUMBER: _builtins.int
+    CLASSIFIED_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    TIMINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """labels are the model's classes; a model with one output has the single
+        label "score".
+        """
+
+    @_builtins.property
+    def classified(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassifiedPair]:
+        """classified has one item for each pair of the request, in its order."""
+
+    @_builtins.property
+    def lineage(self) -> _common_pb2.Lineage:
+        """lineage names the model and the hash of its weights."""
+
+    @_builtins.property
+    def usage(self) -> _common_pb2.Usage:
+        """usage counts the input tokens after truncation."""
+
+    @_builtins.property
+    def timings(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.StageTiming]:
+        """timings are the stages "queue", "tokenize" and "infer"."""
+
+    def __init__(
+        self,
+        *,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        classified: _abc.Iterable[Global___ClassifiedPair] | None = ...,
+        lineage: _common_pb2.Lineage | None = ...,
+        usage: _common_pb2.Usage | None = ...,
+        timings: _abc.Iterable[_common_pb2.StageTiming] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classified", b"classified", "labels", b"labels", "lineage", b"lineage", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifyPairsResponse: _TypeAlias = ClassifyPairsResponse  # noqa: Y015
+
+@_typing.final
+class ClassifiedPair(_message.Message):
+    """ClassifiedPair is what a cross-encoder says of one pair."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    truncated: _builtins.bool
+    """truncated tells that the pair was longer than the model reads."""
+    @_builtins.property
+    def probabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """probabilities has one item for each label, from 0 to 1. With several
+        labels they sum to 1; with one it is the logistic function of the output.
+        """
+
+    def __init__(
+        self,
+        *,
+        probabilities: _abc.Iterable[_builtins.float] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["probabilities", b"probabilities", "truncated", b"truncated"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifiedPair: _TypeAlias = ClassifiedPair  # noqa: Y015
+
+@_typing.final
 class GetEmbeddingModelRequest(_message.Message):
     """GetEmbeddingModelRequest asks for the description of the model."""
 
@@ -267,15 +477,30 @@ class GetEmbeddingModelResponse(_message.Message):
     LINEAGE_FIELD_NUMBER: _builtins.int
     DIMENSION_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    RERANKER_FIELD_NUMBER: _builtins.int
+    CLASSIFIER_FIELD_NUMBER: _builtins.int
     dimension: _builtins.int
     """dimension is the number of components of each vector."""
     max_tokens: _builtins.int
     """max_tokens is how many tokens of a text the model reads, special tokens
     included.
     """
+    precision: _builtins.str
+    """precision is what the model computes in: "fp32", "bf16" or "int8"."""
     @_builtins.property
     def lineage(self) -> _common_pb2.Lineage:
         """lineage names the model and the hash of its weights."""
+
+    @_builtins.property
+    def reranker(self) -> _common_pb2.Lineage:
+        """reranker names the model behind Rerank; unset where there is none."""
+
+    @_builtins.property
+    def classifier(self) -> _common_pb2.Lineage:
+        """classifier names the model behind ClassifyPairs; unset where there is
+        none.
+        """
 
     def __init__(
         self,
@@ -283,10 +508,13 @@ class GetEmbeddingModelResponse(_message.Message):
         lineage: _common_pb2.Lineage | None = ...,
         dimension: _builtins.int = ...,
         max_tokens: _builtins.int = ...,
+        precision: _builtins.str = ...,
+        reranker: _common_pb2.Lineage | None = ...,
+        classifier: _common_pb2.Lineage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["classifier", b"classifier", "lineage", b"lineage", "reranker", b"reranker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "lineage", b"lineage", "max_tokens", b"max_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classifier", b"classifier", "dimension", b"dimension", "lineage", b"lineage", "max_tokens", b"max_tokens", "precision", b"precision", "reranker", b"reranker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -46,6 +46,16 @@ class EmbedderServiceStub:
                 request_serializer=tandem_dot_v1_dot_embedder__service__pb2.StreamEmbedRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_embedder__service__pb2.StreamEmbedResponse.FromString,
                 _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/tandem.v1.EmbedderService/Rerank',
+                request_serializer=tandem_dot_v1_dot_embedder__service__pb2.RerankRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_embedder__service__pb2.RerankResponse.FromString,
+                _registered_method=True)
+        self.ClassifyPairs = channel.unary_unary(
+                '/tandem.v1.EmbedderService/ClassifyPairs',
+                request_serializer=tandem_dot_v1_dot_embedder__service__pb2.ClassifyPairsRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_embedder__service__pb2.ClassifyPairsResponse.FromString,
+                _registered_method=True)
         self.GetEmbeddingModel = channel.unary_unary(
                 '/tandem.v1.EmbedderService/GetEmbeddingModel',
                 request_serializer=tandem_dot_v1_dot_embedder__service__pb2.GetEmbeddingModelRequest.SerializeToString,
@@ -79,6 +89,26 @@ class EmbedderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rerank(self, request, context):
+        """Rerank scores texts by how well they answer a query, for the order of the
+        few best of a search. Fails with FAILED_PRECONDITION, reason
+        RERANKER_NOT_CONFIGURED, where the server was given no reranker, else as
+        Embed does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyPairs(self, request, context):
+        """ClassifyPairs reads two texts at a time with a cross-encoder, for example
+        premise and hypothesis with a model of entailment. Fails with
+        FAILED_PRECONDITION, reason CLASSIFIER_NOT_CONFIGURED, where the server was
+        given no such model, else as Embed does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetEmbeddingModel(self, request, context):
         """GetEmbeddingModel describes the model that this server embeds with.
         """
@@ -98,6 +128,16 @@ def add_EmbedderServiceServicer_to_server(servicer, server):
                     servicer.StreamEmbed,
                     request_deserializer=tandem_dot_v1_dot_embedder__service__pb2.StreamEmbedRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_embedder__service__pb2.StreamEmbedResponse.SerializeToString,
+            ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=tandem_dot_v1_dot_embedder__service__pb2.RerankRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_embedder__service__pb2.RerankResponse.SerializeToString,
+            ),
+            'ClassifyPairs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifyPairs,
+                    request_deserializer=tandem_dot_v1_dot_embedder__service__pb2.ClassifyPairsRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_embedder__service__pb2.ClassifyPairsResponse.SerializeToString,
             ),
             'GetEmbeddingModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEmbeddingModel,
@@ -161,6 +201,60 @@ class EmbedderService:
             '/tandem.v1.EmbedderService/StreamEmbed',
             tandem_dot_v1_dot_embedder__service__pb2.StreamEmbedRequest.SerializeToString,
             tandem_dot_v1_dot_embedder__service__pb2.StreamEmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.EmbedderService/Rerank',
+            tandem_dot_v1_dot_embedder__service__pb2.RerankRequest.SerializeToString,
+            tandem_dot_v1_dot_embedder__service__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyPairs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.EmbedderService/ClassifyPairs',
+            tandem_dot_v1_dot_embedder__service__pb2.ClassifyPairsRequest.SerializeToString,
+            tandem_dot_v1_dot_embedder__service__pb2.ClassifyPairsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,18 @@ class EmbedderServiceStub:
     text in the order of arrival, then finished. A full queue slows the
     stream down instead of failing it. Fails as Embed does.
     """
+    Rerank: _grpc.UnaryUnaryMultiCallable[_embedder_service_pb2.RerankRequest, _embedder_service_pb2.RerankResponse]
+    """Rerank scores texts by how well they answer a query, for the order of the
+    few best of a search. Fails with FAILED_PRECONDITION, reason
+    RERANKER_NOT_CONFIGURED, where the server was given no reranker, else as
+    Embed does.
+    """
+    ClassifyPairs: _grpc.UnaryUnaryMultiCallable[_embedder_service_pb2.ClassifyPairsRequest, _embedder_service_pb2.ClassifyPairsResponse]
+    """ClassifyPairs reads two texts at a time with a cross-encoder, for example
+    premise and hypothesis with a model of entailment. Fails with
+    FAILED_PRECONDITION, reason CLASSIFIER_NOT_CONFIGURED, where the server was
+    given no such model, else as Embed does.
+    """
     GetEmbeddingModel: _grpc.UnaryUnaryMultiCallable[_embedder_service_pb2.GetEmbeddingModelRequest, _embedder_service_pb2.GetEmbeddingModelResponse]
     """GetEmbeddingModel describes the model that this server embeds with."""
 
@@ -70,6 +82,18 @@ class EmbedderServiceAsyncStub(EmbedderServiceStub):
     one message. The first event is started, then one embedding for each
     text in the order of arrival, then finished. A full queue slows the
     stream down instead of failing it. Fails as Embed does.
+    """
+    Rerank: _aio.UnaryUnaryMultiCallable[_embedder_service_pb2.RerankRequest, _embedder_service_pb2.RerankResponse]  # type: ignore[assignment]
+    """Rerank scores texts by how well they answer a query, for the order of the
+    few best of a search. Fails with FAILED_PRECONDITION, reason
+    RERANKER_NOT_CONFIGURED, where the server was given no reranker, else as
+    Embed does.
+    """
+    ClassifyPairs: _aio.UnaryUnaryMultiCallable[_embedder_service_pb2.ClassifyPairsRequest, _embedder_service_pb2.ClassifyPairsResponse]  # type: ignore[assignment]
+    """ClassifyPairs reads two texts at a time with a cross-encoder, for example
+    premise and hypothesis with a model of entailment. Fails with
+    FAILED_PRECONDITION, reason CLASSIFIER_NOT_CONFIGURED, where the server was
+    given no such model, else as Embed does.
     """
     GetEmbeddingModel: _aio.UnaryUnaryMultiCallable[_embedder_service_pb2.GetEmbeddingModelRequest, _embedder_service_pb2.GetEmbeddingModelResponse]  # type: ignore[assignment]
     """GetEmbeddingModel describes the model that this server embeds with."""
@@ -102,6 +126,30 @@ class EmbedderServiceServicer(metaclass=_abc_1.ABCMeta):
         one message. The first event is started, then one embedding for each
         text in the order of arrival, then finished. A full queue slows the
         stream down instead of failing it. Fails as Embed does.
+        """
+
+    @_abc_1.abstractmethod
+    def Rerank(
+        self,
+        request: _embedder_service_pb2.RerankRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_service_pb2.RerankResponse, _abc.Awaitable[_embedder_service_pb2.RerankResponse]]:
+        """Rerank scores texts by how well they answer a query, for the order of the
+        few best of a search. Fails with FAILED_PRECONDITION, reason
+        RERANKER_NOT_CONFIGURED, where the server was given no reranker, else as
+        Embed does.
+        """
+
+    @_abc_1.abstractmethod
+    def ClassifyPairs(
+        self,
+        request: _embedder_service_pb2.ClassifyPairsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedder_service_pb2.ClassifyPairsResponse, _abc.Awaitable[_embedder_service_pb2.ClassifyPairsResponse]]:
+        """ClassifyPairs reads two texts at a time with a cross-encoder, for example
+        premise and hypothesis with a model of entailment. Fails with
+        FAILED_PRECONDITION, reason CLASSIFIER_NOT_CONFIGURED, where the server was
+        given no such model, else as Embed does.
         """
 
     @_abc_1.abstractmethod

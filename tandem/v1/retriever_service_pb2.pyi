@@ -130,8 +130,8 @@ class DocumentHeader(_message.Message):
     """
     media_type: _builtins.str
     """media_type is the IANA media type; empty means: by the ending of source.
-    Known are text/markdown, text/plain, text/html, application/pdf and
-    application/vnd.openxmlformats-officedocument.wordprocessingml.document.
+    Known are text/markdown, text/plain, text/html, text/csv, message/rfc822,
+    application/pdf and, of Office Open XML, .docx and .xlsx.
     """
     title: _builtins.str
     """title is what citations show, at most 512 characters; empty means the
@@ -610,12 +610,41 @@ class SearchRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    FUSION_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    NUM_NEIGHBORS_FIELD_NUMBER: _builtins.int
+    KEEP_DUPLICATES_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """query is what to find, 1 to 8,192 characters."""
     top_k: _builtins.int
     """top_k is the most passages to return, 0 to 100; 0 means 5."""
     mode: Global___SearchMode.ValueType
     """mode chooses the rankings."""
+    diversity: _builtins.float
+    """diversity trades relevance for passages that say something else, by
+    maximal marginal relevance: 0 orders by score alone, 1 by difference
+    alone. Default 0.
+    """
+    num_neighbors: _builtins.int
+    """num_neighbors widens each passage by so many chunks of its document before
+    and after it, 0 to 5. Passages that meet become one.
+    """
+    keep_duplicates: _builtins.bool
+    """keep_duplicates returns passages of the same text each by itself instead
+    of the best of them alone.
+    """
+    rerank: _builtins.bool
+    """rerank orders the best passages by the embedder's reranker. Unset means as
+    the server is configured, which asks none unless told so. Fails with
+    FAILED_PRECONDITION where the embedder has none.
+    """
+    snapshot: _builtins.str
+    """snapshot names the snapshot to search; empty means the live one. Any other
+    needs the role "platform" beside "user" or "editor".
+    """
     @_builtins.property
     def query_vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """query_vector is the embedding of query where the caller has it already;
@@ -627,6 +656,18 @@ class SearchRequest(_message.Message):
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """as_of is the moment whose valid documents are wanted; unset means now."""
 
+    @_builtins.property
+    def filter(self) -> Global___SearchFilter:
+        """filter narrows the documents that are searched; unset means all that the
+        caller may see. It never widens them.
+        """
+
+    @_builtins.property
+    def fusion(self) -> Global___Fusion:
+        """fusion says how SEARCH_MODE_HYBRID merges its two rankings; unset means as
+        the server is configured.
+        """
+
     def __init__(
         self,
         *,
@@ -635,14 +676,188 @@ class SearchRequest(_message.Message):
         top_k: _builtins.int = ...,
         mode: Global___SearchMode.ValueType = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        filter: Global___SearchFilter | None = ...,
+        fusion: Global___Fusion | None = ...,
+        diversity: _builtins.float = ...,
+        num_neighbors: _builtins.int = ...,
+        keep_duplicates: _builtins.bool = ...,
+        rerank: _builtins.bool | None = ...,
+        snapshot: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rerank", b"_rerank", "as_of", b"as_of", "filter", b"filter", "fusion", b"fusion", "rerank", b"rerank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "mode", b"mode", "query", b"query", "query_vector", b"query_vector", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rerank", b"_rerank", "as_of", b"as_of", "diversity", b"diversity", "filter", b"filter", "fusion", b"fusion", "keep_duplicates", b"keep_duplicates", "mode", b"mode", "num_neighbors", b"num_neighbors", "query", b"query", "query_vector", b"query_vector", "rerank", b"rerank", "snapshot", b"snapshot", "top_k", b"top_k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
+    _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank) -> _WhichOneofReturnType__rerank | None: ...
+
+Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class SearchFilter(_message.Message):
+    """SearchFilter narrows a search; what is set must all hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPES_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    UPDATED_SINCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """document_ids are the documents to search, at most 256; none means all."""
+
+    @_builtins.property
+    def media_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """media_types are the IANA media types to search, at most 16; none means
+        all.
+        """
+
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeCondition]:
+        """attributes are conditions on the documents' labels, at most 16."""
+
+    @_builtins.property
+    def updated_since(self) -> _timestamp_pb2.Timestamp:
+        """updated_since leaves out documents that were acknowledged before."""
+
+    def __init__(
+        self,
+        *,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        media_types: _abc.Iterable[_builtins.str] | None = ...,
+        attributes: _abc.Iterable[Global___AttributeCondition] | None = ...,
+        updated_since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["updated_since", b"updated_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "document_ids", b"document_ids", "media_types", b"media_types", "updated_since", b"updated_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+Global___SearchFilter: _TypeAlias = SearchFilter  # noqa: Y015
+
+@_typing.final
+class AttributeCondition(_message.Message):
+    """AttributeCondition is about one label of a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """key is the label's name, 1 to 64 characters."""
+    excluded: _builtins.bool
+    """excluded turns the condition round: documents for which it holds are left
+    out.
+    """
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """values are those of which the label must have one, at most 64, each of at
+        most 512 characters. None means that the label must be there, whatever its
+        value.
+        """
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        excluded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded", b"excluded", "key", b"key", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeCondition: _TypeAlias = AttributeCondition  # noqa: Y015
+
+@_typing.final
+class Fusion(_message.Message):
+    """Fusion merges the dense and the BM25 ranking."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ReciprocalRank(_message.Message):
+        """ReciprocalRank fuses by places."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        K_FIELD_NUMBER: _builtins.int
+        DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
+        k: _builtins.int
+        """k is how little the first places count more, 1 to 1,000; 0 means 60."""
+        dense_weight: _builtins.float
+        """dense_weight is the dense ranking's share, 0 to 1; unset means half."""
+        def __init__(
+            self,
+            *,
+            k: _builtins.int = ...,
+            dense_weight: _builtins.float | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "dense_weight", b"dense_weight"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "dense_weight", b"dense_weight", "k", b"k"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__dense_weight: _TypeAlias = _typing.Literal["dense_weight"]  # noqa: Y015
+        _WhichOneofArgType__dense_weight: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_weight) -> _WhichOneofReturnType__dense_weight | None: ...
+
+    @_typing.final
+    class Weighted(_message.Message):
+        """Weighted fuses by scores."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DENSE_WEIGHT_FIELD_NUMBER: _builtins.int
+        dense_weight: _builtins.float
+        """dense_weight is the dense ranking's share, 0 to 1; unset means half."""
+        def __init__(
+            self,
+            *,
+            dense_weight: _builtins.float | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "dense_weight", b"dense_weight"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight", "dense_weight", b"dense_weight"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__dense_weight: _TypeAlias = _typing.Literal["dense_weight"]  # noqa: Y015
+        _WhichOneofArgType__dense_weight: _TypeAlias = _typing.Literal["_dense_weight", b"_dense_weight"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_weight) -> _WhichOneofReturnType__dense_weight | None: ...
+
+    RECIPROCAL_RANK_FIELD_NUMBER: _builtins.int
+    WEIGHTED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reciprocal_rank(self) -> Global___Fusion.ReciprocalRank:
+        """reciprocal_rank sums 1 / (k + rank) over the rankings (Cormack, Clarke
+        and Buettcher, SIGIR 2009).
+        """
+
+    @_builtins.property
+    def weighted(self) -> Global___Fusion.Weighted:
+        """weighted sums the scores of both, each scaled to 0 to 1 within its
+        ranking.
+        """
+
+    def __init__(
+        self,
+        *,
+        reciprocal_rank: Global___Fusion.ReciprocalRank | None = ...,
+        weighted: Global___Fusion.Weighted | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "reciprocal_rank", b"reciprocal_rank", "weighted", b"weighted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["method", b"method", "reciprocal_rank", b"reciprocal_rank", "weighted", b"weighted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["reciprocal_rank", "weighted"]  # noqa: Y015
+    _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
+
+Global___Fusion: _TypeAlias = Fusion  # noqa: Y015
 
 @_typing.final
 class SearchResponse(_message.Message):
@@ -652,24 +867,863 @@ class SearchResponse(_message.Message):
 
     PASSAGES_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.str
+    """snapshot names the snapshot that was searched."""
     @_builtins.property
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Passage]:
         """passages are ordered by falling score."""
 
     @_builtins.property
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.StageTiming]:
-        """timings are the stages "embed" and "search"."""
+        """timings are the stages "embed", "dense", "sparse", "check", "rerank" and
+        "expand" as far as there were any; "dense" and "sparse" run at the same
+        time.
+        """
 
     def __init__(
         self,
         *,
         passages: _abc.Iterable[_common_pb2.Passage] | None = ...,
         timings: _abc.Iterable[_common_pb2.StageTiming] | None = ...,
+        snapshot: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "timings", b"timings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "snapshot", b"snapshot", "timings", b"timings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class CreateIngestJobRequest(_message.Message):
+    """CreateIngestJobRequest is one frame of a job's upload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """data is the next piece of the document's bytes, at most 1 MiB. A
+    document has at most 32 MiB.
+    """
+    @_builtins.property
+    def header(self) -> Global___DocumentHeader:
+        """header begins the next document and thereby ends the one before."""
+
+    def __init__(
+        self,
+        *,
+        header: Global___DocumentHeader | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "frame", b"frame", "header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "frame", b"frame", "header", b"header"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["header", "data"]  # noqa: Y015
+    _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
+
+Global___CreateIngestJobRequest: _TypeAlias = CreateIngestJobRequest  # noqa: Y015
+
+@_typing.final
+class CreateIngestJobResponse(_message.Message):
+    """CreateIngestJobResponse carries the job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___IngestJob:
+        """job is as it stands when all documents have arrived."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___IngestJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateIngestJobResponse: _TypeAlias = CreateIngestJobResponse  # noqa: Y015
+
+@_typing.final
+class IngestJob(_message.Message):
+    """IngestJob is the indexing of documents in the background."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[IngestJob._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: IngestJob._State.ValueType  # 0
+        """STATE_UNSPECIFIED is never sent."""
+        STATE_RUNNING: IngestJob._State.ValueType  # 1
+        """STATE_RUNNING means that documents are waiting or being indexed."""
+        STATE_FINISHED: IngestJob._State.ValueType  # 2
+        """STATE_FINISHED means that every document has a result."""
+        STATE_CANCELLED: IngestJob._State.ValueType  # 3
+        """STATE_CANCELLED means that the job was ended before."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """State is where a job stands."""
+
+    STATE_UNSPECIFIED: IngestJob.State.ValueType  # 0
+    """STATE_UNSPECIFIED is never sent."""
+    STATE_RUNNING: IngestJob.State.ValueType  # 1
+    """STATE_RUNNING means that documents are waiting or being indexed."""
+    STATE_FINISHED: IngestJob.State.ValueType  # 2
+    """STATE_FINISHED means that every document has a result."""
+    STATE_CANCELLED: IngestJob.State.ValueType  # 3
+    """STATE_CANCELLED means that the job was ended before."""
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    NUM_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NUM_INDEXED_FIELD_NUMBER: _builtins.int
+    NUM_UNCHANGED_FIELD_NUMBER: _builtins.int
+    NUM_REJECTED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """job_id names the job; the server's choice."""
+    state: Global___IngestJob.State.ValueType
+    """state is where the job stands."""
+    num_documents: _builtins.int
+    """num_documents is how many documents were handed in."""
+    num_indexed: _builtins.int
+    """num_indexed counts the documents that were written."""
+    num_unchanged: _builtins.int
+    """num_unchanged counts the documents that needed no work."""
+    num_rejected: _builtins.int
+    """num_rejected counts the documents that could not be read."""
+    subject: _builtins.str
+    """subject is who created the job."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """create_time is when the job was accepted."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """end_time is when the job ended; unset while it runs."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        state: Global___IngestJob.State.ValueType = ...,
+        num_documents: _builtins.int = ...,
+        num_indexed: _builtins.int = ...,
+        num_unchanged: _builtins.int = ...,
+        num_rejected: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "job_id", b"job_id", "num_documents", b"num_documents", "num_indexed", b"num_indexed", "num_rejected", b"num_rejected", "num_unchanged", b"num_unchanged", "state", b"state", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IngestJob: _TypeAlias = IngestJob  # noqa: Y015
+
+@_typing.final
+class GetIngestJobRequest(_message.Message):
+    """GetIngestJobRequest names a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """job_id is that of the job."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIngestJobRequest: _TypeAlias = GetIngestJobRequest  # noqa: Y015
+
+@_typing.final
+class GetIngestJobResponse(_message.Message):
+    """GetIngestJobResponse carries the job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___IngestJob:
+        """job is as it stands now."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___IngestJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIngestJobResponse: _TypeAlias = GetIngestJobResponse  # noqa: Y015
+
+@_typing.final
+class ListIngestJobsRequest(_message.Message):
+    """ListIngestJobsRequest asks for a page of jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """page_size is the most jobs to return, 0 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """page_token is next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIngestJobsRequest: _TypeAlias = ListIngestJobsRequest  # noqa: Y015
+
+@_typing.final
+class ListIngestJobsResponse(_message.Message):
+    """ListIngestJobsResponse is a page of jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token fetches the next page; empty on the last."""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngestJob]:
+        """jobs are the newest first."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___IngestJob] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIngestJobsResponse: _TypeAlias = ListIngestJobsResponse  # noqa: Y015
+
+@_typing.final
+class ListIngestJobResultsRequest(_message.Message):
+    """ListIngestJobResultsRequest asks for a page of a job's results."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REJECTED_ONLY_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """job_id is that of the job."""
+    page_size: _builtins.int
+    """page_size is the most results to return, 0 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """page_token is next_page_token of the page before; empty for the first."""
+    rejected_only: _builtins.bool
+    """rejected_only leaves out the documents that were taken in."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        rejected_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token", "rejected_only", b"rejected_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIngestJobResultsRequest: _TypeAlias = ListIngestJobResultsRequest  # noqa: Y015
+
+@_typing.final
+class ListIngestJobResultsResponse(_message.Message):
+    """ListIngestJobResultsResponse is a page of results."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token fetches the next page; empty on the last."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___IngestResult]:
+        """results are in the order of the documents' arrival."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___IngestResult] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIngestJobResultsResponse: _TypeAlias = ListIngestJobResultsResponse  # noqa: Y015
+
+@_typing.final
+class CancelIngestJobRequest(_message.Message):
+    """CancelIngestJobRequest names the job to end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """job_id is that of the job."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelIngestJobRequest: _TypeAlias = CancelIngestJobRequest  # noqa: Y015
+
+@_typing.final
+class CancelIngestJobResponse(_message.Message):
+    """CancelIngestJobResponse carries the job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___IngestJob:
+        """job is as it stands after it was ended."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___IngestJob | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelIngestJobResponse: _TypeAlias = CancelIngestJobResponse  # noqa: Y015
+
+@_typing.final
+class Snapshot(_message.Message):
+    """Snapshot is one version of the collection: how documents are cut, embedded
+    and indexed in it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Snapshot._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: Snapshot._State.ValueType  # 0
+        """STATE_UNSPECIFIED is never sent."""
+        STATE_BUILDING: Snapshot._State.ValueType  # 1
+        """STATE_BUILDING means that documents are still being put into it."""
+        STATE_READY: Snapshot._State.ValueType  # 2
+        """STATE_READY means that it holds every document and can be promoted."""
+        STATE_LIVE: Snapshot._State.ValueType  # 3
+        """STATE_LIVE means that searches see it."""
+        STATE_RETIRED: Snapshot._State.ValueType  # 4
+        """STATE_RETIRED means that it was live, and is kept up to date so that it
+        can be again.
+        """
+        STATE_FAILED: Snapshot._State.ValueType  # 5
+        """STATE_FAILED means that it cannot be completed; error says why."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """State is where a snapshot stands."""
+
+    STATE_UNSPECIFIED: Snapshot.State.ValueType  # 0
+    """STATE_UNSPECIFIED is never sent."""
+    STATE_BUILDING: Snapshot.State.ValueType  # 1
+    """STATE_BUILDING means that documents are still being put into it."""
+    STATE_READY: Snapshot.State.ValueType  # 2
+    """STATE_READY means that it holds every document and can be promoted."""
+    STATE_LIVE: Snapshot.State.ValueType  # 3
+    """STATE_LIVE means that searches see it."""
+    STATE_RETIRED: Snapshot.State.ValueType  # 4
+    """STATE_RETIRED means that it was live, and is kept up to date so that it
+    can be again.
+    """
+    STATE_FAILED: Snapshot.State.ValueType  # 5
+    """STATE_FAILED means that it cannot be completed; error says why."""
+
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CHUNK_CHARACTERS_FIELD_NUMBER: _builtins.int
+    ANALYZER_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    NUM_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NUM_DOCUMENTS_TOTAL_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PROMOTE_TIME_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    snapshot_id: _builtins.str
+    """snapshot_id names the snapshot: 1 to 32 characters of a-z 0-9 -, the first
+    a letter. The first one of a collection is "initial".
+    """
+    state: Global___Snapshot.State.ValueType
+    """state is where it stands."""
+    chunk_characters: _builtins.int
+    """chunk_characters is the most characters of a chunk."""
+    analyzer: _builtins.str
+    """analyzer is how BM25 splits text into terms."""
+    num_documents: _builtins.int
+    """num_documents is how many documents it holds."""
+    num_documents_total: _builtins.int
+    """num_documents_total is how many documents it is to hold."""
+    error: _builtins.str
+    """error says why it failed; empty otherwise."""
+    @_builtins.property
+    def embedding(self) -> _common_pb2.Lineage:
+        """embedding names the model that its vectors come from."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """create_time is when its building began."""
+
+    @_builtins.property
+    def promote_time(self) -> _timestamp_pb2.Timestamp:
+        """promote_time is when it became live the last time; unset if it never was."""
+
+    def __init__(
+        self,
+        *,
+        snapshot_id: _builtins.str = ...,
+        state: Global___Snapshot.State.ValueType = ...,
+        chunk_characters: _builtins.int = ...,
+        analyzer: _builtins.str = ...,
+        embedding: _common_pb2.Lineage | None = ...,
+        num_documents: _builtins.int = ...,
+        num_documents_total: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        promote_time: _timestamp_pb2.Timestamp | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embedding", b"embedding", "promote_time", b"promote_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyzer", b"analyzer", "chunk_characters", b"chunk_characters", "create_time", b"create_time", "embedding", b"embedding", "error", b"error", "num_documents", b"num_documents", "num_documents_total", b"num_documents_total", "promote_time", b"promote_time", "snapshot_id", b"snapshot_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+
+@_typing.final
+class CreateSnapshotRequest(_message.Message):
+    """CreateSnapshotRequest asks for another version of the collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    CHUNK_CHARACTERS_FIELD_NUMBER: _builtins.int
+    ANALYZER_FIELD_NUMBER: _builtins.int
+    snapshot_id: _builtins.str
+    """snapshot_id names it, as Snapshot says."""
+    chunk_characters: _builtins.int
+    """chunk_characters is the most characters of a chunk, 100 to 8,000; 0 means
+    as the server is configured.
+    """
+    analyzer: _builtins.str
+    """analyzer is "english" or "standard"; empty means as the server is
+    configured.
+    """
+    def __init__(
+        self,
+        *,
+        snapshot_id: _builtins.str = ...,
+        chunk_characters: _builtins.int = ...,
+        analyzer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyzer", b"analyzer", "chunk_characters", b"chunk_characters", "snapshot_id", b"snapshot_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSnapshotRequest: _TypeAlias = CreateSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class CreateSnapshotResponse(_message.Message):
+    """CreateSnapshotResponse carries the snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___Snapshot:
+        """snapshot is being built."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Global___Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateSnapshotResponse: _TypeAlias = CreateSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class GetSnapshotRequest(_message.Message):
+    """GetSnapshotRequest names a snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    snapshot_id: _builtins.str
+    """snapshot_id names it."""
+    def __init__(
+        self,
+        *,
+        snapshot_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot_id", b"snapshot_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSnapshotRequest: _TypeAlias = GetSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class GetSnapshotResponse(_message.Message):
+    """GetSnapshotResponse carries the snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___Snapshot:
+        """snapshot is as it stands now."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Global___Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSnapshotResponse: _TypeAlias = GetSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsRequest(_message.Message):
+    """ListSnapshotsRequest asks for all snapshots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """page_size is the most snapshots to return, 0 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """page_token is next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsRequest: _TypeAlias = ListSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class ListSnapshotsResponse(_message.Message):
+    """ListSnapshotsResponse carries the snapshots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token fetches the next page; empty on the last."""
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]:
+        """snapshots are the newest first."""
+
+    def __init__(
+        self,
+        *,
+        snapshots: _abc.Iterable[Global___Snapshot] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSnapshotsResponse: _TypeAlias = ListSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class DiffSnapshotRequest(_message.Message):
+    """DiffSnapshotRequest asks for a page of differences from the live snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    snapshot_id: _builtins.str
+    """snapshot_id names the snapshot to compare."""
+    page_size: _builtins.int
+    """page_size is the most documents to return, 0 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """page_token is next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        snapshot_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "snapshot_id", b"snapshot_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffSnapshotRequest: _TypeAlias = DiffSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class DiffSnapshotResponse(_message.Message):
+    """DiffSnapshotResponse is a page of differences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token fetches the next page; empty on the last."""
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentDifference]:
+        """differences are ordered by document_id."""
+
+    def __init__(
+        self,
+        *,
+        differences: _abc.Iterable[Global___DocumentDifference] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["differences", b"differences", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffSnapshotResponse: _TypeAlias = DiffSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class DocumentDifference(_message.Message):
+    """DocumentDifference is a document that is not the same in two snapshots."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    LIVE_CHUNKS_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_CHUNKS_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """document_id is the document's."""
+    live_chunks: _builtins.int
+    """live_chunks is the number of its chunks in the live snapshot; 0 where it
+    is not there.
+    """
+    snapshot_chunks: _builtins.int
+    """snapshot_chunks is the number of its chunks in the other one; 0 where it
+    is not there.
+    """
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        live_chunks: _builtins.int = ...,
+        snapshot_chunks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "live_chunks", b"live_chunks", "snapshot_chunks", b"snapshot_chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentDifference: _TypeAlias = DocumentDifference  # noqa: Y015
+
+@_typing.final
+class PromoteSnapshotRequest(_message.Message):
+    """PromoteSnapshotRequest names the snapshot to make live."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    snapshot_id: _builtins.str
+    """snapshot_id names it."""
+    def __init__(
+        self,
+        *,
+        snapshot_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot_id", b"snapshot_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteSnapshotRequest: _TypeAlias = PromoteSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class PromoteSnapshotResponse(_message.Message):
+    """PromoteSnapshotResponse carries the snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___Snapshot:
+        """snapshot is live."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Global___Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteSnapshotResponse: _TypeAlias = PromoteSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class RollBackSnapshotRequest(_message.Message):
+    """RollBackSnapshotRequest asks for the snapshot that was live before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackSnapshotRequest: _TypeAlias = RollBackSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class RollBackSnapshotResponse(_message.Message):
+    """RollBackSnapshotResponse carries the snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def snapshot(self) -> Global___Snapshot:
+        """snapshot is live again."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: Global___Snapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollBackSnapshotResponse: _TypeAlias = RollBackSnapshotResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSnapshotRequest(_message.Message):
+    """DeleteSnapshotRequest names the snapshot to remove."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    snapshot_id: _builtins.str
+    """snapshot_id names it."""
+    def __init__(
+        self,
+        *,
+        snapshot_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot_id", b"snapshot_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSnapshotRequest: _TypeAlias = DeleteSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSnapshotResponse(_message.Message):
+    """DeleteSnapshotResponse confirms a removal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSnapshotResponse: _TypeAlias = DeleteSnapshotResponse  # noqa: Y015

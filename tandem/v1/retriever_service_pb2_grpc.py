@@ -63,6 +63,66 @@ class RetrieverServiceStub:
                 request_serializer=tandem_dot_v1_dot_retriever__service__pb2.SearchRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.CreateIngestJob = channel.stream_unary(
+                '/tandem.v1.RetrieverService/CreateIngestJob',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.CreateIngestJobRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.CreateIngestJobResponse.FromString,
+                _registered_method=True)
+        self.GetIngestJob = channel.unary_unary(
+                '/tandem.v1.RetrieverService/GetIngestJob',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.GetIngestJobRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.GetIngestJobResponse.FromString,
+                _registered_method=True)
+        self.ListIngestJobs = channel.unary_unary(
+                '/tandem.v1.RetrieverService/ListIngestJobs',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobsRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobsResponse.FromString,
+                _registered_method=True)
+        self.ListIngestJobResults = channel.unary_unary(
+                '/tandem.v1.RetrieverService/ListIngestJobResults',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobResultsRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobResultsResponse.FromString,
+                _registered_method=True)
+        self.CancelIngestJob = channel.unary_unary(
+                '/tandem.v1.RetrieverService/CancelIngestJob',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.CancelIngestJobRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.CancelIngestJobResponse.FromString,
+                _registered_method=True)
+        self.CreateSnapshot = channel.unary_unary(
+                '/tandem.v1.RetrieverService/CreateSnapshot',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.CreateSnapshotRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.CreateSnapshotResponse.FromString,
+                _registered_method=True)
+        self.GetSnapshot = channel.unary_unary(
+                '/tandem.v1.RetrieverService/GetSnapshot',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.GetSnapshotRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.GetSnapshotResponse.FromString,
+                _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/tandem.v1.RetrieverService/ListSnapshots',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.ListSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.DiffSnapshot = channel.unary_unary(
+                '/tandem.v1.RetrieverService/DiffSnapshot',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.DiffSnapshotRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.DiffSnapshotResponse.FromString,
+                _registered_method=True)
+        self.PromoteSnapshot = channel.unary_unary(
+                '/tandem.v1.RetrieverService/PromoteSnapshot',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.PromoteSnapshotRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.PromoteSnapshotResponse.FromString,
+                _registered_method=True)
+        self.RollBackSnapshot = channel.unary_unary(
+                '/tandem.v1.RetrieverService/RollBackSnapshot',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.RollBackSnapshotRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.RollBackSnapshotResponse.FromString,
+                _registered_method=True)
+        self.DeleteSnapshot = channel.unary_unary(
+                '/tandem.v1.RetrieverService/DeleteSnapshot',
+                request_serializer=tandem_dot_v1_dot_retriever__service__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_retriever__service__pb2.DeleteSnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class RetrieverServiceServicer:
@@ -122,6 +182,108 @@ class RetrieverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateIngestJob(self, request_iterator, context):
+        """CreateIngestJob takes documents in as IngestDocuments does, answers when
+        all of them are safe on the server's disk, and indexes them afterwards: a
+        job goes on when the caller has left and when the server was restarted.
+        Needs the role "editor". Fails as IngestDocuments does, and with
+        RESOURCE_EXHAUSTED when jobs hold too much of the disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetIngestJob(self, request, context):
+        """GetIngestJob tells how far a job of the caller's tenant is. Jobs need the
+        role "editor". Fails with NOT_FOUND for an unknown job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIngestJobs(self, request, context):
+        """ListIngestJobs pages through the tenant's jobs, the newest first. Ended
+        jobs are kept for a week unless configured.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIngestJobResults(self, request, context):
+        """ListIngestJobResults pages through what became of a job's documents, in
+        the order of their arrival; those that wait have no result yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelIngestJob(self, request, context):
+        """CancelIngestJob ends a job; documents that were indexed stay. Cancelling
+        an ended job changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSnapshot(self, request, context):
+        """CreateSnapshot begins to build another version of the collection beside
+        the live one, over all tenants: cut, embedded or indexed anew from the
+        extracted texts. Documents that change meanwhile change in both. A build
+        that a restart cut off is gone on with. Snapshots are shared by all tenants
+        and need the role "platform". Fails with ALREADY_EXISTS for a name that is taken and with
+        FAILED_PRECONDITION while another one is being built.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSnapshot(self, request, context):
+        """GetSnapshot describes a snapshot. Fails with NOT_FOUND for an unknown one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """ListSnapshots returns all snapshots, the newest first; there are few.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffSnapshot(self, request, context):
+        """DiffSnapshot pages through the documents that the caller may see and that
+        differ from the live snapshot: in one alone, or with other chunks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteSnapshot(self, request, context):
+        """PromoteSnapshot makes a snapshot that is ready the live one: searches that
+        begin afterwards see it alone, those under way end on the one they began
+        on. Fails with FAILED_PRECONDITION for one that is not ready.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackSnapshot(self, request, context):
+        """RollBackSnapshot makes the snapshot live that was live before. Fails with
+        FAILED_PRECONDITION where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """DeleteSnapshot removes a snapshot that is not live, or gives up building
+        it. Fails with FAILED_PRECONDITION for the live one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrieverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -149,6 +311,66 @@ def add_RetrieverServiceServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.SearchRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_retriever__service__pb2.SearchResponse.SerializeToString,
+            ),
+            'CreateIngestJob': grpc.stream_unary_rpc_method_handler(
+                    servicer.CreateIngestJob,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.CreateIngestJobRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.CreateIngestJobResponse.SerializeToString,
+            ),
+            'GetIngestJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIngestJob,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.GetIngestJobRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.GetIngestJobResponse.SerializeToString,
+            ),
+            'ListIngestJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIngestJobs,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobsRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobsResponse.SerializeToString,
+            ),
+            'ListIngestJobResults': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIngestJobResults,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobResultsRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobResultsResponse.SerializeToString,
+            ),
+            'CancelIngestJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelIngestJob,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.CancelIngestJobRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.CancelIngestJobResponse.SerializeToString,
+            ),
+            'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSnapshot,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.CreateSnapshotRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.CreateSnapshotResponse.SerializeToString,
+            ),
+            'GetSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSnapshot,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.GetSnapshotRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.GetSnapshotResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'DiffSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffSnapshot,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.DiffSnapshotRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.DiffSnapshotResponse.SerializeToString,
+            ),
+            'PromoteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteSnapshot,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.PromoteSnapshotRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.PromoteSnapshotResponse.SerializeToString,
+            ),
+            'RollBackSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackSnapshot,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.RollBackSnapshotRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.RollBackSnapshotResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=tandem_dot_v1_dot_retriever__service__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_retriever__service__pb2.DeleteSnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -290,6 +512,330 @@ class RetrieverService:
             '/tandem.v1.RetrieverService/Search',
             tandem_dot_v1_dot_retriever__service__pb2.SearchRequest.SerializeToString,
             tandem_dot_v1_dot_retriever__service__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateIngestJob(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/tandem.v1.RetrieverService/CreateIngestJob',
+            tandem_dot_v1_dot_retriever__service__pb2.CreateIngestJobRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.CreateIngestJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetIngestJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/GetIngestJob',
+            tandem_dot_v1_dot_retriever__service__pb2.GetIngestJobRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.GetIngestJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIngestJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/ListIngestJobs',
+            tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobsRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIngestJobResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/ListIngestJobResults',
+            tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobResultsRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.ListIngestJobResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelIngestJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/CancelIngestJob',
+            tandem_dot_v1_dot_retriever__service__pb2.CancelIngestJobRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.CancelIngestJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/CreateSnapshot',
+            tandem_dot_v1_dot_retriever__service__pb2.CreateSnapshotRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.CreateSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/GetSnapshot',
+            tandem_dot_v1_dot_retriever__service__pb2.GetSnapshotRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.GetSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/ListSnapshots',
+            tandem_dot_v1_dot_retriever__service__pb2.ListSnapshotsRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/DiffSnapshot',
+            tandem_dot_v1_dot_retriever__service__pb2.DiffSnapshotRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.DiffSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/PromoteSnapshot',
+            tandem_dot_v1_dot_retriever__service__pb2.PromoteSnapshotRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.PromoteSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/RollBackSnapshot',
+            tandem_dot_v1_dot_retriever__service__pb2.RollBackSnapshotRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.RollBackSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RetrieverService/DeleteSnapshot',
+            tandem_dot_v1_dot_retriever__service__pb2.DeleteSnapshotRequest.SerializeToString,
+            tandem_dot_v1_dot_retriever__service__pb2.DeleteSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,58 @@ class RetrieverServiceStub:
     INVALID_ARGUMENT for an empty query or a vector of the wrong dimension,
     UNAVAILABLE when the vector store cannot be reached.
     """
+    CreateIngestJob: _grpc.StreamUnaryMultiCallable[_retriever_service_pb2.CreateIngestJobRequest, _retriever_service_pb2.CreateIngestJobResponse]
+    """CreateIngestJob takes documents in as IngestDocuments does, answers when
+    all of them are safe on the server's disk, and indexes them afterwards: a
+    job goes on when the caller has left and when the server was restarted.
+    Needs the role "editor". Fails as IngestDocuments does, and with
+    RESOURCE_EXHAUSTED when jobs hold too much of the disk.
+    """
+    GetIngestJob: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.GetIngestJobRequest, _retriever_service_pb2.GetIngestJobResponse]
+    """GetIngestJob tells how far a job of the caller's tenant is. Jobs need the
+    role "editor". Fails with NOT_FOUND for an unknown job.
+    """
+    ListIngestJobs: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.ListIngestJobsRequest, _retriever_service_pb2.ListIngestJobsResponse]
+    """ListIngestJobs pages through the tenant's jobs, the newest first. Ended
+    jobs are kept for a week unless configured.
+    """
+    ListIngestJobResults: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.ListIngestJobResultsRequest, _retriever_service_pb2.ListIngestJobResultsResponse]
+    """ListIngestJobResults pages through what became of a job's documents, in
+    the order of their arrival; those that wait have no result yet.
+    """
+    CancelIngestJob: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.CancelIngestJobRequest, _retriever_service_pb2.CancelIngestJobResponse]
+    """CancelIngestJob ends a job; documents that were indexed stay. Cancelling
+    an ended job changes nothing.
+    """
+    CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.CreateSnapshotRequest, _retriever_service_pb2.CreateSnapshotResponse]
+    """CreateSnapshot begins to build another version of the collection beside
+    the live one, over all tenants: cut, embedded or indexed anew from the
+    extracted texts. Documents that change meanwhile change in both. A build
+    that a restart cut off is gone on with. Snapshots are shared by all tenants
+    and need the role "platform". Fails with ALREADY_EXISTS for a name that is taken and with
+    FAILED_PRECONDITION while another one is being built.
+    """
+    GetSnapshot: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.GetSnapshotRequest, _retriever_service_pb2.GetSnapshotResponse]
+    """GetSnapshot describes a snapshot. Fails with NOT_FOUND for an unknown one."""
+    ListSnapshots: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.ListSnapshotsRequest, _retriever_service_pb2.ListSnapshotsResponse]
+    """ListSnapshots returns all snapshots, the newest first; there are few."""
+    DiffSnapshot: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.DiffSnapshotRequest, _retriever_service_pb2.DiffSnapshotResponse]
+    """DiffSnapshot pages through the documents that the caller may see and that
+    differ from the live snapshot: in one alone, or with other chunks.
+    """
+    PromoteSnapshot: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.PromoteSnapshotRequest, _retriever_service_pb2.PromoteSnapshotResponse]
+    """PromoteSnapshot makes a snapshot that is ready the live one: searches that
+    begin afterwards see it alone, those under way end on the one they began
+    on. Fails with FAILED_PRECONDITION for one that is not ready.
+    """
+    RollBackSnapshot: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.RollBackSnapshotRequest, _retriever_service_pb2.RollBackSnapshotResponse]
+    """RollBackSnapshot makes the snapshot live that was live before. Fails with
+    FAILED_PRECONDITION where there is none.
+    """
+    DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_retriever_service_pb2.DeleteSnapshotRequest, _retriever_service_pb2.DeleteSnapshotResponse]
+    """DeleteSnapshot removes a snapshot that is not live, or gives up building
+    it. Fails with FAILED_PRECONDITION for the live one.
+    """
 
 @_typing.type_check_only
 class RetrieverServiceAsyncStub(RetrieverServiceStub):
@@ -106,6 +158,58 @@ class RetrieverServiceAsyncStub(RetrieverServiceStub):
     """Search returns the best passages for a query. Fails with
     INVALID_ARGUMENT for an empty query or a vector of the wrong dimension,
     UNAVAILABLE when the vector store cannot be reached.
+    """
+    CreateIngestJob: _aio.StreamUnaryMultiCallable[_retriever_service_pb2.CreateIngestJobRequest, _retriever_service_pb2.CreateIngestJobResponse]  # type: ignore[assignment]
+    """CreateIngestJob takes documents in as IngestDocuments does, answers when
+    all of them are safe on the server's disk, and indexes them afterwards: a
+    job goes on when the caller has left and when the server was restarted.
+    Needs the role "editor". Fails as IngestDocuments does, and with
+    RESOURCE_EXHAUSTED when jobs hold too much of the disk.
+    """
+    GetIngestJob: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.GetIngestJobRequest, _retriever_service_pb2.GetIngestJobResponse]  # type: ignore[assignment]
+    """GetIngestJob tells how far a job of the caller's tenant is. Jobs need the
+    role "editor". Fails with NOT_FOUND for an unknown job.
+    """
+    ListIngestJobs: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.ListIngestJobsRequest, _retriever_service_pb2.ListIngestJobsResponse]  # type: ignore[assignment]
+    """ListIngestJobs pages through the tenant's jobs, the newest first. Ended
+    jobs are kept for a week unless configured.
+    """
+    ListIngestJobResults: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.ListIngestJobResultsRequest, _retriever_service_pb2.ListIngestJobResultsResponse]  # type: ignore[assignment]
+    """ListIngestJobResults pages through what became of a job's documents, in
+    the order of their arrival; those that wait have no result yet.
+    """
+    CancelIngestJob: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.CancelIngestJobRequest, _retriever_service_pb2.CancelIngestJobResponse]  # type: ignore[assignment]
+    """CancelIngestJob ends a job; documents that were indexed stay. Cancelling
+    an ended job changes nothing.
+    """
+    CreateSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.CreateSnapshotRequest, _retriever_service_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
+    """CreateSnapshot begins to build another version of the collection beside
+    the live one, over all tenants: cut, embedded or indexed anew from the
+    extracted texts. Documents that change meanwhile change in both. A build
+    that a restart cut off is gone on with. Snapshots are shared by all tenants
+    and need the role "platform". Fails with ALREADY_EXISTS for a name that is taken and with
+    FAILED_PRECONDITION while another one is being built.
+    """
+    GetSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.GetSnapshotRequest, _retriever_service_pb2.GetSnapshotResponse]  # type: ignore[assignment]
+    """GetSnapshot describes a snapshot. Fails with NOT_FOUND for an unknown one."""
+    ListSnapshots: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.ListSnapshotsRequest, _retriever_service_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
+    """ListSnapshots returns all snapshots, the newest first; there are few."""
+    DiffSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.DiffSnapshotRequest, _retriever_service_pb2.DiffSnapshotResponse]  # type: ignore[assignment]
+    """DiffSnapshot pages through the documents that the caller may see and that
+    differ from the live snapshot: in one alone, or with other chunks.
+    """
+    PromoteSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.PromoteSnapshotRequest, _retriever_service_pb2.PromoteSnapshotResponse]  # type: ignore[assignment]
+    """PromoteSnapshot makes a snapshot that is ready the live one: searches that
+    begin afterwards see it alone, those under way end on the one they began
+    on. Fails with FAILED_PRECONDITION for one that is not ready.
+    """
+    RollBackSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.RollBackSnapshotRequest, _retriever_service_pb2.RollBackSnapshotResponse]  # type: ignore[assignment]
+    """RollBackSnapshot makes the snapshot live that was live before. Fails with
+    FAILED_PRECONDITION where there is none.
+    """
+    DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_retriever_service_pb2.DeleteSnapshotRequest, _retriever_service_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
+    """DeleteSnapshot removes a snapshot that is not live, or gives up building
+    it. Fails with FAILED_PRECONDITION for the live one.
     """
 
 class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -173,6 +277,130 @@ class RetrieverServiceServicer(metaclass=_abc_1.ABCMeta):
         """Search returns the best passages for a query. Fails with
         INVALID_ARGUMENT for an empty query or a vector of the wrong dimension,
         UNAVAILABLE when the vector store cannot be reached.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateIngestJob(
+        self,
+        request_iterator: _MaybeAsyncIterator[_retriever_service_pb2.CreateIngestJobRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.CreateIngestJobResponse, _abc.Awaitable[_retriever_service_pb2.CreateIngestJobResponse]]:
+        """CreateIngestJob takes documents in as IngestDocuments does, answers when
+        all of them are safe on the server's disk, and indexes them afterwards: a
+        job goes on when the caller has left and when the server was restarted.
+        Needs the role "editor". Fails as IngestDocuments does, and with
+        RESOURCE_EXHAUSTED when jobs hold too much of the disk.
+        """
+
+    @_abc_1.abstractmethod
+    def GetIngestJob(
+        self,
+        request: _retriever_service_pb2.GetIngestJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.GetIngestJobResponse, _abc.Awaitable[_retriever_service_pb2.GetIngestJobResponse]]:
+        """GetIngestJob tells how far a job of the caller's tenant is. Jobs need the
+        role "editor". Fails with NOT_FOUND for an unknown job.
+        """
+
+    @_abc_1.abstractmethod
+    def ListIngestJobs(
+        self,
+        request: _retriever_service_pb2.ListIngestJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.ListIngestJobsResponse, _abc.Awaitable[_retriever_service_pb2.ListIngestJobsResponse]]:
+        """ListIngestJobs pages through the tenant's jobs, the newest first. Ended
+        jobs are kept for a week unless configured.
+        """
+
+    @_abc_1.abstractmethod
+    def ListIngestJobResults(
+        self,
+        request: _retriever_service_pb2.ListIngestJobResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.ListIngestJobResultsResponse, _abc.Awaitable[_retriever_service_pb2.ListIngestJobResultsResponse]]:
+        """ListIngestJobResults pages through what became of a job's documents, in
+        the order of their arrival; those that wait have no result yet.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelIngestJob(
+        self,
+        request: _retriever_service_pb2.CancelIngestJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.CancelIngestJobResponse, _abc.Awaitable[_retriever_service_pb2.CancelIngestJobResponse]]:
+        """CancelIngestJob ends a job; documents that were indexed stay. Cancelling
+        an ended job changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateSnapshot(
+        self,
+        request: _retriever_service_pb2.CreateSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.CreateSnapshotResponse, _abc.Awaitable[_retriever_service_pb2.CreateSnapshotResponse]]:
+        """CreateSnapshot begins to build another version of the collection beside
+        the live one, over all tenants: cut, embedded or indexed anew from the
+        extracted texts. Documents that change meanwhile change in both. A build
+        that a restart cut off is gone on with. Snapshots are shared by all tenants
+        and need the role "platform". Fails with ALREADY_EXISTS for a name that is taken and with
+        FAILED_PRECONDITION while another one is being built.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSnapshot(
+        self,
+        request: _retriever_service_pb2.GetSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.GetSnapshotResponse, _abc.Awaitable[_retriever_service_pb2.GetSnapshotResponse]]:
+        """GetSnapshot describes a snapshot. Fails with NOT_FOUND for an unknown one."""
+
+    @_abc_1.abstractmethod
+    def ListSnapshots(
+        self,
+        request: _retriever_service_pb2.ListSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.ListSnapshotsResponse, _abc.Awaitable[_retriever_service_pb2.ListSnapshotsResponse]]:
+        """ListSnapshots returns all snapshots, the newest first; there are few."""
+
+    @_abc_1.abstractmethod
+    def DiffSnapshot(
+        self,
+        request: _retriever_service_pb2.DiffSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.DiffSnapshotResponse, _abc.Awaitable[_retriever_service_pb2.DiffSnapshotResponse]]:
+        """DiffSnapshot pages through the documents that the caller may see and that
+        differ from the live snapshot: in one alone, or with other chunks.
+        """
+
+    @_abc_1.abstractmethod
+    def PromoteSnapshot(
+        self,
+        request: _retriever_service_pb2.PromoteSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.PromoteSnapshotResponse, _abc.Awaitable[_retriever_service_pb2.PromoteSnapshotResponse]]:
+        """PromoteSnapshot makes a snapshot that is ready the live one: searches that
+        begin afterwards see it alone, those under way end on the one they began
+        on. Fails with FAILED_PRECONDITION for one that is not ready.
+        """
+
+    @_abc_1.abstractmethod
+    def RollBackSnapshot(
+        self,
+        request: _retriever_service_pb2.RollBackSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.RollBackSnapshotResponse, _abc.Awaitable[_retriever_service_pb2.RollBackSnapshotResponse]]:
+        """RollBackSnapshot makes the snapshot live that was live before. Fails with
+        FAILED_PRECONDITION where there is none.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteSnapshot(
+        self,
+        request: _retriever_service_pb2.DeleteSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retriever_service_pb2.DeleteSnapshotResponse, _abc.Awaitable[_retriever_service_pb2.DeleteSnapshotResponse]]:
+        """DeleteSnapshot removes a snapshot that is not live, or gives up building
+        it. Fails with FAILED_PRECONDITION for the live one.
         """
 
 def add_RetrieverServiceServicer_to_server(servicer: RetrieverServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
