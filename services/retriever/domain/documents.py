@@ -1,4 +1,4 @@
-"""What the retriever speaks about, and the ports that its rooms meet through. Standard library only.
+"""What the retriever keeps: documents, their chunks, and who may see them.
 
 Times are microseconds since 1970 in UTC; offsets are Unicode code points of the extracted text.
 """
@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from tandem.errors import InvalidInput
 from tandem.security import Principal
@@ -142,126 +142,8 @@ class NewDocument:
     chunks: Sequence[NewChunk]
 
 
-@dataclass(frozen=True)
-class View:
-    """Is what one search may see: made from the caller's identity, never from the request, and a moment."""
-
-    principal: Principal
-    moment: int
-
-
-@dataclass(frozen=True)
-class Hit:
-    """Is a chunk in a ranking, best first; version tells which version of the document it was cut from."""
-
-    row_id: str
-    key: DocumentKey
-    version: str
-    chunk: Chunk
-    text: str
-
-
-@dataclass(frozen=True)
-class Passage:
-    """Is a chunk that answers a search."""
-
-    document: StoredDocument
-    chunk: Chunk
-    text: str
-    score: float
-    dense_rank: int | None = None
-    sparse_rank: int | None = None
-
-    @property
-    def chunk_id(self) -> str:
-        """A name that stays while content and chunking stay."""
-        digest = self.document.content_sha256[:12]
-        return f"{self.document.key.document_id}@{digest}:{self.chunk.start}-{self.chunk.end}"
-
-
-class Mode(Enum):
-    """Chooses the rankings that a search consults."""
-
-    HYBRID = "hybrid"
-    DENSE = "dense"
-    SPARSE = "sparse"
-
-
-@dataclass(frozen=True)
-class EmbeddingModel:
-    """Names the weights that vectors come from."""
-
-    name: str
-    sha256: str
-    dimension: int
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Is one vector for each text, and the model that made them."""
-
-    vectors: Sequence[Vector]
-    model: EmbeddingModel
-
-
 class Unreadable(InvalidInput):
     """Says why a document was rejected; reason is one of parse failures' stable words."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message, reason=reason)
-
-
-class Embedder(Protocol):
-    """Turns text into vectors."""
-
-    async def embed(self, texts: Sequence[str]) -> Embedded:
-        """Returns a vector for each text; raises Unavailable when the peer cannot be reached."""
-        ...
-
-
-class Parser(Protocol):
-    """Reads the bytes of a document that nobody vouches for."""
-
-    async def parse(self, data: bytes, media_type: str) -> ParsedDocument:
-        """Returns text and chunks; raises Unreadable."""
-        ...
-
-
-class Store(Protocol):
-    """Keeps documents and ranks their chunks. Raises Unavailable when it cannot be reached in time."""
-
-    async def live(self, keys: Sequence[DocumentKey]) -> dict[DocumentKey, StoredDocument]:
-        """Returns the live versions of those documents that exist, whoever may see them."""
-        ...
-
-    async def put(self, documents: Sequence[NewDocument]) -> None:
-        """Makes the versions durable and live; each document flips from its old version to the new one at once."""
-        ...
-
-    async def remove(self, document: StoredDocument) -> None:
-        """Removes a document and its chunks."""
-        ...
-
-    async def page(self, principal: Principal, *, after: str, limit: int) -> list[StoredDocument]:
-        """Returns the first documents past the id `after` that the principal may see, by document_id."""
-        ...
-
-    async def text(self, document: StoredDocument) -> str:
-        """Returns the extracted text of that version; raises NotFound when the version is no longer there."""
-        ...
-
-    async def search_dense(self, vector: Vector, view: View, *, limit: int) -> list[Hit]:
-        """Ranks what the view allows by similarity; may hold chunks of versions that are not live."""
-        ...
-
-    async def search_sparse(self, query: str, view: View, *, limit: int) -> list[Hit]:
-        """Ranks what the view allows by BM25; may hold chunks of versions that are not live."""
-        ...
-
-    async def adopt_model(self, model: EmbeddingModel) -> None:
-        """Records the model if none is recorded; raises FailedPrecondition when another one is."""
-        ...
-
-    def check_model(self, model: EmbeddingModel) -> None:
-        """Raises FailedPrecondition when the collection's vectors come from another model."""
-        ...
