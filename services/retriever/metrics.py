@@ -13,6 +13,8 @@ SPANS: dict[str, str] = {
 _SEARCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _INGEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
+_FRESHNESS_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0)
+
 
 class RetrieverMetrics:
     """Owns the retriever's collectors."""
@@ -30,6 +32,14 @@ class RetrieverMetrics:
             "Time of one step of ingestion, by stage: parse (a document), embed and write (a batch).",
             ["stage"],
             buckets=_INGEST_BUCKETS,
+            registry=registry,
+        )
+        self.freshness = Histogram(
+            "tandem_retriever_freshness_seconds",
+            "Time from a document's being there, at the end of its upload or in its live source, to its being visible "
+            "in searches, by origin: stream, job, folder, feed.",
+            ["origin"],
+            buckets=_FRESHNESS_BUCKETS,
             registry=registry,
         )
         self.search_seconds = Histogram(

@@ -15,7 +15,7 @@ from typing import Any
 
 from opentelemetry.trace import Tracer
 
-from services.retriever.chunking import contextual_prefix
+from services.retriever.chunking import prefix_of
 from services.retriever.domain import (
     DocumentKey,
     Embedder,
@@ -28,8 +28,9 @@ from services.retriever.domain import (
     Unreadable,
     Vector,
 )
+from services.retriever.domain.uploads import Origin, Result, State, Timings, Upload
 from services.retriever.ingest.batcher import Batcher
-from services.retriever.ingest.window import Limits, Result, State, Timings, Upload, Window
+from services.retriever.ingest.window import Limits, Window
 from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import Overloaded, PermissionDenied
 from tandem.security import Principal
@@ -41,7 +42,7 @@ _REASONS = frozenset(
     }
 )  # fmt: skip
 # Part of every header's digest: raising it makes the next ingestion of an unchanged document process it anew.
-_RECIPE = "1"
+_RECIPE = "2"
 
 
 class Ingestion:
@@ -71,6 +72,9 @@ class Ingestion:
             max_items=limits.embed_batch_texts,
             concurrency=limits.embed_concurrency,
         )
+        self._live: Batcher[DocumentKey, StoredDocument | None] = Batcher(
+            self._live_batch, max_weight=256, max_items=256
+        )
         # One writer: two versions of a document never race within this process.
         self._write: Batcher[NewDocument, None] = Batcher(
             self._write_batch, max_weight=limits.write_batch_chunks, max_items=limits.write_batch_documents
@@ -78,22 +82,29 @@ class Ingestion:
 
     def start(self) -> None:
         """Starts the batches."""
+        self._live.start()
         self._embed.start()
         self._write.start()
 
     async def stop(self) -> None:
         """Fails what is under way."""
+        await self._live.stop()
         await self._embed.stop()
         await self._write.stop()
 
     async def run(
-        self, principal: Principal, uploads: AsyncIterator[Upload], timings: Timings
+        self,
+        principal: Principal,
+        uploads: AsyncIterator[Upload],
+        timings: Timings,
+        *,
+        origin: Origin = Origin.STREAM,
     ) -> AsyncGenerator[Result, None]:
-        """Yields the results in the order of arrival; raises Overloaded when too many streams run."""
-        if self._streams >= self._limits.streams:
+        """Yields the results in the order of arrival; raises Overloaded when too many callers' streams run."""
+        if origin is Origin.STREAM and self._streams >= self._limits.streams:
             raise Overloaded("too many ingestions are running", retry_after_s=5.0)
-        self._streams += 1
-        window = Window(self._limits)
+        self._streams += origin is Origin.STREAM
+        window = Window(self._limits if origin is Origin.STREAM else self._limits.background())
         arrival: asyncio.Future[Upload | None] | None = None
         try:
             more = True
@@ -105,19 +116,26 @@ class Ingestion:
                 if arrival is not None and arrival.done():
                     upload, arrival = arrival.result(), None
                     if more := upload is not None:
-                        self._begin(window, principal, upload=upload, timings=timings)
+                        self._begin(window, principal, upload=upload, timings=timings, origin=origin)
                 while window and window.head.done():
                     yield window.pop()
         finally:
-            self._streams -= 1
+            self._streams -= origin is Origin.STREAM
             if arrival is not None:
                 arrival.cancel()
                 await asyncio.wait({arrival})
             await window.cancel()
 
-    def _begin(self, window: Window, principal: Principal, *, upload: Upload, timings: Timings) -> None:
+    def _begin(self, window: Window, principal: Principal, *, upload: Upload, timings: Timings, origin: Origin) -> None:
+        async def take_in(before: asyncio.Task[Result] | None) -> Result:
+            result = await self._take_in(principal, upload, timings=timings, before=before)
+            if result.state is State.INDEXED and upload.appeared is not None:
+                age = max(0.0, time.time() - upload.appeared)
+                self._metrics.freshness.labels(origin=origin.value).observe(age)
+            return result
+
         def begin(before: asyncio.Task[Result] | None) -> asyncio.Task[Result]:
-            return asyncio.create_task(self._take_in(principal, upload, timings=timings, before=before))
+            return asyncio.create_task(take_in(before))
 
         window.push(upload, begin)
 
@@ -143,7 +161,7 @@ class Ingestion:
             return Result(upload.document_id, State.REJECTED, digest)
         key = DocumentKey(principal.tenant, upload.document_id)
         header_digest = upload.header.digest(self._recipe)
-        old = (await self._store.live([key])).get(key)
+        old = await self._live.submit(key, weight=1)
         if old is not None and not old.open_to(principal):
             raise _NotYours("the document exists and is open to other groups only", reason="DOCUMENT_NOT_VISIBLE")
         if old is not None and (old.content_sha256, old.header_sha256) == (digest, header_digest):
@@ -175,7 +193,7 @@ class Ingestion:
         return Result(upload.document_id, State.INDEXED, digest, num_chunks=len(chunks))
 
     async def _embedded(self, parsed: ParsedDocument, title: str) -> list[NewChunk]:
-        prefixes = [contextual_prefix(title, chunk.headings) for chunk in parsed.chunks]
+        prefixes = [prefix_of(parsed.text, chunk, title=title) for chunk in parsed.chunks]
         contents = [
             prefix + parsed.text[chunk.start : chunk.end] for prefix, chunk in zip(prefixes, parsed.chunks, strict=True)
         ]
@@ -184,6 +202,10 @@ class Ingestion:
             NewChunk(chunk=chunk, content=content, prefix_length=len(prefix), vector=vector)
             for chunk, content, prefix, vector in zip(parsed.chunks, contents, prefixes, vectors, strict=True)
         ]
+
+    async def _live_batch(self, keys: Sequence[DocumentKey]) -> Sequence[StoredDocument | None]:
+        live = await self._store.live(keys)
+        return [live.get(key) for key in keys]
 
     async def _embed_batch(self, texts: Sequence[str]) -> Sequence[Vector]:
         started = time.perf_counter()

@@ -1,51 +1,12 @@
-"""What a stream of documents is made of, and the window of those that are in the service."""
+"""The documents of a stream that are in the service at a time."""
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, replace
 
-from services.retriever.domain import Header
-from tandem.errors import TandemError
-
-
-class State(Enum):
-    """Is the fate of a document."""
-
-    INDEXED = "indexed"
-    UNCHANGED = "unchanged"
-    REJECTED = "rejected"
-
-
-@dataclass(frozen=True)
-class Upload:
-    """Is a document that has arrived; fault says why it cannot be taken, if it cannot."""
-
-    document_id: str
-    header: Header
-    data: bytes
-    fault: TandemError | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """Is what became of one document."""
-
-    document_id: str
-    state: State
-    content_sha256: str
-    num_chunks: int = 0
-    error: TandemError | None = None
-
-
-@dataclass
-class Timings:
-    """Sums the seconds that a stream's documents spent in each stage, waiting for its turn included."""
-
-    parse: float = 0.0
-    embed: float = 0.0
-    write: float = 0.0
+from services.retriever.domain import MAX_DOCUMENT_BYTES
+from services.retriever.domain.uploads import Result, Upload
 
 
 @dataclass(frozen=True)
@@ -60,6 +21,10 @@ class Limits:
     embed_concurrency: int = 2
     write_batch_chunks: int = 500
     write_batch_documents: int = 64
+
+    def background(self) -> "Limits":
+        """Returns the bounds of one stream of a job or a live source, which leaves room for callers that wait."""
+        return replace(self, documents=min(self.documents, 16), bytes=min(self.bytes, MAX_DOCUMENT_BYTES))
 
 
 class Window:

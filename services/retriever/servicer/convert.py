@@ -4,7 +4,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.retriever.domain import Passage, StoredDocument
-from services.retriever.ingest.window import Result, State
+from services.retriever.domain.uploads import Result, State
 from tandem.rpc.status import to_rich
 from tandem.v1 import common_pb2 as common
 from tandem.v1 import retriever_service_pb2 as pb

@@ -8,18 +8,17 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from services.retriever.domain import MAX_DOCUMENT_BYTES, Header, Unreadable
+from services.retriever.domain.uploads import State, Timings
 from services.retriever.engine import Engine
 from services.retriever.ingest.pipeline import Ingestion
-from services.retriever.ingest.window import State, Timings, Upload
 from services.retriever.servicer import checks, convert
-from tandem.errors import InvalidInput, TandemError, TooLarge
+from services.retriever.servicer.uploads import uploads
+from tandem.errors import TooLarge
 from tandem.rpc import call
 from tandem.v1 import retriever_service_pb2 as pb
 from tandem.v1 import retriever_service_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RetrieverService"].full_name
-_MAX_FRAME = 1024 * 1024
 _ROOM = 4096  # of a message, for what is not counted
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -41,8 +40,8 @@ class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
         principal = call.require_role("editor")
         counts: Counter[State] = Counter()
         timings = Timings()
-        async with aclosing(_uploads(request_iterator)) as uploads:
-            async with aclosing(self._ingestion.run(principal, uploads, timings)) as results:
+        async with aclosing(uploads(request_iterator)) as arriving:
+            async with aclosing(self._ingestion.run(principal, arriving, timings)) as results:
                 yield pb.IngestDocumentsResponse(started=pb.IngestStarted(collection=self._collection))
                 async for result in results:
                     counts[result.state] += 1
@@ -109,49 +108,3 @@ class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
     def _check_size(self, response: Message) -> None:
         if response.ByteSize() > self._max_bytes:
             raise TooLarge("the answer does not fit one message; raise RETRIEVER_MAX_MESSAGE_BYTES or ask for less")
-
-
-class _Assembly:
-    """Is a document whose frames are arriving; one that is at fault keeps no bytes."""
-
-    def __init__(self, message: pb.DocumentHeader) -> None:
-        self._id = message.document_id
-        self._header, self._fault = checks.header(message)
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def add(self, data: bytes) -> None:
-        if len(data) > _MAX_FRAME:
-            self._refuse(InvalidInput.of("data", f"has {len(data)} bytes; a frame has at most {_MAX_FRAME}"))
-        self._size += len(data)
-        if self._size > MAX_DOCUMENT_BYTES:
-            self._refuse(Unreadable("TOO_LARGE", f"the document has more than {MAX_DOCUMENT_BYTES} bytes"))
-        if self._fault is None:
-            self._pieces.append(data)
-
-    def _refuse(self, fault: TandemError) -> None:
-        self._fault = self._fault or fault
-        self._pieces.clear()
-
-    def upload(self) -> Upload:
-        header = self._header if self._fault is None else Header(source="", media_type="")
-        return Upload(document_id=self._id, header=header, data=b"".join(self._pieces), fault=self._fault)
-
-
-async def _uploads(frames: AsyncIterator[pb.IngestDocumentsRequest]) -> AsyncGenerator[Upload, None]:
-    """Yields each document when the next header, or the end of the stream, has arrived."""
-    open_document: _Assembly | None = None
-    async for frame in frames:
-        kind = frame.WhichOneof("frame")
-        if kind == "header":
-            if open_document is not None:
-                yield open_document.upload()
-            open_document = _Assembly(frame.header)
-        elif kind == "data" and open_document is not None:
-            open_document.add(frame.data)
-        elif kind == "data":
-            raise InvalidInput.of("data", "came before the first header")
-        else:
-            raise InvalidInput.of("frame", "is empty; a frame is a header or data")
-    if open_document is not None:
-        yield open_document.upload()

@@ -6,9 +6,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.retriever.domain import MARKDOWN, DocumentKey, EmbeddingModel, Header
+from services.retriever.domain.uploads import Result, State, Timings, Upload
 from services.retriever.ingest.batcher import Batcher
 from services.retriever.ingest.pipeline import Ingestion
-from services.retriever.ingest.window import Limits, Result, State, Timings, Upload
+from services.retriever.ingest.window import Limits
 from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import FailedPrecondition, InvalidInput, Overloaded, Unavailable
 from tandem.security import Principal
