@@ -5,7 +5,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from tandem.client.requests import Turns, Upload, ask_request, timestamp, translated, upload_frames
+from tandem.client.requests import Turns, Upload, ask_request, search_request, timestamp, translated, upload_frames
 from tandem.rpc import channel as channels
 from tandem.v1 import audit_service_pb2 as audit
 from tandem.v1 import (
@@ -131,10 +131,31 @@ class RetrieverClient(_Client):
         top_k: int = 5,
         mode: "retriever.SearchMode.ValueType" = retriever.SEARCH_MODE_HYBRID,
         as_of: datetime | None = None,
+        search_filter: retriever.SearchFilter | None = None,
+        fusion: retriever.Fusion | None = None,
+        diversity: float = 0.0,
+        num_neighbors: int = 0,
+        keep_duplicates: bool = False,
+        rerank: bool | None = None,
+        snapshot: str = "",
+        query_vector: Sequence[float] = (),
         timeout: float | None = None,
     ) -> retriever.SearchResponse:
-        """Returns the best passages that the caller may see."""
-        request = retriever.SearchRequest(query=query, top_k=top_k, mode=mode, as_of=timestamp(as_of))
+        """Returns the best passages that the caller may see; the options are those of SearchRequest."""
+        request = search_request(
+            query,
+            top_k=top_k,
+            mode=mode,
+            as_of=as_of,
+            search_filter=search_filter,
+            fusion=fusion,
+            diversity=diversity,
+            num_neighbors=num_neighbors,
+            keep_duplicates=keep_duplicates,
+            rerank=rerank,
+            snapshot=snapshot,
+            query_vector=query_vector,
+        )
         response: retriever.SearchResponse = self._call("Search", request, timeout)
         return response
 

@@ -62,6 +62,38 @@ def upload_frames(uploads: Iterable[Upload]) -> Iterator[retriever.IngestDocumen
             yield retriever.IngestDocumentsRequest(data=upload.data[start : start + DATA_FRAME_BYTES])
 
 
+def search_request(
+    query: str,
+    *,
+    top_k: int,
+    mode: "retriever.SearchMode.ValueType",
+    as_of: datetime | None,
+    search_filter: retriever.SearchFilter | None,
+    fusion: retriever.Fusion | None,
+    diversity: float,
+    num_neighbors: int,
+    keep_duplicates: bool,
+    rerank: bool | None,
+    snapshot: str,
+    query_vector: Sequence[float],
+) -> retriever.SearchRequest:
+    """Returns the request for passages."""
+    return retriever.SearchRequest(
+        query=query,
+        query_vector=query_vector,
+        top_k=top_k,
+        mode=mode,
+        as_of=timestamp(as_of),
+        filter=search_filter,
+        fusion=fusion,
+        diversity=diversity,
+        num_neighbors=num_neighbors,
+        keep_duplicates=keep_duplicates,
+        rerank=rerank,
+        snapshot=snapshot,
+    )
+
+
 def timestamp(moment: datetime | None) -> Timestamp | None:
     """Returns the message for a moment; one without a zone is taken as UTC."""
     if moment is None:
