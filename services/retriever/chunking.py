@@ -1,7 +1,7 @@
 """Cuts a document along its structure: sections, paragraphs, tables, and sentences where a paragraph is too long.
 
 Every chunk is an exact range of the extracted text. Chunks do not overlap, none is longer than the limit, and together
-they hold every character that is not blank.
+they hold every character that is not blank. A chunk that goes on with a table knows the row that heads it.
 """
 
 import re
@@ -12,6 +12,7 @@ from services.retriever.domain import Block, Chunk, Kind
 
 MAX_HEADING = 300
 _MAX_PREFIX = 600
+_MAX_TABLE_HEAD = 300
 # A sentence ends at a full stop, question or exclamation mark (and closing quotes) before white space, or after one of
 # the full-width marks.
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？]\s*|\n\s*\n")
@@ -40,6 +41,15 @@ def contextual_prefix(title: str, headings: Sequence[str]) -> str:
     return " > ".join(unique)[:_MAX_PREFIX] + "\n" if unique else ""
 
 
+def prefix_of(text: str, chunk: Chunk, *, title: str) -> str:
+    """Returns what goes before a chunk where it is indexed: title, path of headings, the head of a table cut apart."""
+    prefix = contextual_prefix(title, chunk.headings)
+    if chunk.table_head is None:
+        return prefix
+    start, end = chunk.table_head
+    return f"{prefix}{text[start : min(end, start + _MAX_TABLE_HEAD)]}\n"
+
+
 class _Cutter:
     def __init__(self, text: str, limit: int) -> None:
         self.chunks: list[Chunk] = []
@@ -49,6 +59,7 @@ class _Cutter:
         self._span: Span | None = None
         self._bare = True  # the open chunk holds nothing but headings
         self._page: int | None = None
+        self._table_head: Span | None = None
 
     def add(self, block: Block) -> None:
         if block.kind is Kind.HEADING:
@@ -71,7 +82,10 @@ class _Cutter:
 
     def _rest(self, span: Span, block: Block) -> None:
         part = Block(kind=block.kind, start=span[0], end=span[1], page=block.page)
-        for piece in split(self._text, part, limit=self._limit):
+        limit = self._limit
+        if block.kind is Kind.TABLE and span[1] - span[0] > limit and (head := _table_head(self._text, block)):
+            limit = max(limit - min(head[1] - head[0], _MAX_TABLE_HEAD), limit // 2, 1)  # the head goes along
+        for piece in split(self._text, part, limit=limit):
             self._put(piece, block)
 
     def _put(self, span: Span, block: Block) -> None:
@@ -79,6 +93,8 @@ class _Cutter:
             self.flush()
         if self._span is None:
             self._page = block.page
+            head = _table_head(self._text, block) if block.kind is Kind.TABLE else None
+            self._table_head = head if head and head[1] < span[0] else None
         self._span = (self._span[0] if self._span else span[0], span[1])
         self._bare = self._bare and block.kind is Kind.HEADING
 
@@ -88,8 +104,11 @@ class _Cutter:
     def flush(self) -> None:
         if self._span is not None:
             headings = tuple(title for _, title in self._path)
-            self.chunks.append(Chunk(start=self._span[0], end=self._span[1], headings=headings, page=self._page))
-        self._span, self._bare, self._page = None, True, None
+            start, end = self._span
+            self.chunks.append(
+                Chunk(start=start, end=end, headings=headings, page=self._page, table_head=self._table_head)
+            )
+        self._span, self._bare, self._page, self._table_head = None, True, None, None
 
 
 def split(text: str, block: Block, *, limit: int) -> list[Span]:
@@ -99,6 +118,12 @@ def split(text: str, block: Block, *, limit: int) -> list[Span]:
         return []
     ends = [_LINE_END, _WORD_END] if block.kind is Kind.TABLE else [_SENTENCE_END, _LINE_END, _WORD_END]
     return list(_pack(text, whole, ends=ends, limit=limit))
+
+
+def _table_head(text: str, table: Block) -> Span | None:
+    """Returns the first row of a table that has more than one."""
+    end = text.find("\n", table.start, table.end)
+    return (table.start, end) if end > table.start else None
 
 
 def _pack(text: str, span: Span, *, ends: Sequence[re.Pattern[str]], limit: int) -> Iterator[Span]:

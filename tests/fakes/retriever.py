@@ -5,8 +5,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
@@ -17,6 +17,7 @@ from services.retriever.domain import (
     Embedded,
     EmbeddingModel,
     Hit,
+    Near,
     NewChunk,
     NewDocument,
     ParsedDocument,
@@ -24,6 +25,7 @@ from services.retriever.domain import (
     Unreadable,
     Vector,
     View,
+    load_outline,
 )
 from services.retriever.ingest.worker import answer_to
 from tandem.errors import FailedPrecondition, NotFound, TandemError, Unavailable
@@ -60,6 +62,8 @@ class FakeEmbedder:
         self.gate = asyncio.Event()
         self.gate.set()
         self.batches: list[list[str]] = []
+        self.reranks = False
+        self.reranked: list[list[str]] = []
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         """Returns a vector for each text."""
@@ -68,6 +72,14 @@ class FakeEmbedder:
             raise self.fault
         self.batches.append(list(texts))
         return Embedded(vectors=[embed(text, self.model.dimension) for text in texts], model=self.model)
+
+    async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """Scores by the share of a text's words that the query holds; refuses unless `reranks` is set."""
+        if not self.reranks:
+            raise FailedPrecondition("no reranker", reason="RERANKER_NOT_CONFIGURED")
+        self.reranked.append(list(texts))
+        wanted = set(words(query))
+        return [sum(word in wanted for word in words(text)) / max(1, len(words(text))) for text in texts]
 
 
 class FakeParser:
@@ -90,7 +102,8 @@ class FakeParser:
         if "reason" in answer:
             raise Unreadable(answer["reason"], answer["message"])
         chunks = tuple(Chunk(start=c[0], end=c[1], headings=tuple(c[2]), page=c[3]) for c in answer["chunks"])
-        return ParsedDocument(text=answer["text"], chunks=chunks, title=answer["title"])
+        blocks = load_outline(answer["outline"], length=len(answer["text"]))
+        return ParsedDocument(text=answer["text"], chunks=chunks, title=answer["title"], blocks=blocks)
 
 
 class FakeStore:
@@ -102,6 +115,8 @@ class FakeStore:
     def __init__(self) -> None:
         self.rows: dict[DocumentKey, StoredDocument] = {}
         self.chunks: dict[str, tuple[StoredDocument, NewChunk]] = {}
+        self.bm25 = True
+        self.held: list[str] = []
         self.texts: dict[tuple[DocumentKey, str], str] = {}
         self.model: EmbeddingModel | None = None
         self.fault: TandemError | None = None
@@ -150,14 +165,44 @@ class FakeStore:
         except KeyError:
             raise NotFound("gone") from None
 
-    async def search_dense(self, vector: Vector, view: View, *, limit: int) -> list[Hit]:
+    @contextmanager
+    def hold(self, snapshot: str) -> Iterator[str]:
+        """Knows one snapshot; `held` names those that are being searched."""
+        if snapshot not in ("", "initial"):
+            raise NotFound("no such snapshot")
+        self.held.append("initial")
+        try:
+            yield "initial"
+        finally:
+            self.held.pop()
+
+    async def search_dense(self, vector: Vector, view: View, *, snapshot: str, limit: int) -> list[Hit]:
         """Ranks by the scalar product."""
         return self._rank(lambda c: sum(a * b for a, b in zip(vector, c.vector, strict=True)), view, limit=limit)
 
-    async def search_sparse(self, query: str, view: View, *, limit: int) -> list[Hit]:
+    async def search_sparse(self, query: str, view: View, *, snapshot: str, limit: int) -> list[Hit]:
         """Ranks by the number of words in common."""
         wanted = set(words(query))
         return self._rank(lambda c: len(wanted & set(words(c.content))), view, limit=limit)
+
+    async def vectors(self, row_ids: Sequence[str], *, snapshot: str) -> dict[str, Vector]:
+        """Returns vectors."""
+        return {row_id: self.chunks[row_id][1].vector for row_id in row_ids if row_id in self.chunks}
+
+    async def neighbours(self, hits: Sequence[Hit], *, distance: int, snapshot: str) -> dict[str, list[Near]]:
+        """Returns what lies around hits."""
+        near: dict[str, list[Near]] = {}
+        for hit in hits:
+            base = hit.row_id.rpartition("/")[0]
+            numbers = range(hit.ordinal - distance, hit.ordinal + distance + 1)
+            rows = [(number, self.chunks.get(f"{base}/{number:06d}")) for number in numbers]
+            near[hit.row_id] = [Near(n, row[1].chunk.start, row[1].chunk.end) for n, row in rows if row is not None]
+        return near
+
+    async def excerpts(self, ranges: Sequence[tuple[StoredDocument, int, int]]) -> list[str | None]:
+        """Returns ranges of texts."""
+        texts = [self.texts.get((document.key, document.version)) for document, _, _ in ranges]
+        return [text and text[start:end] for text, (_, start, end) in zip(texts, ranges, strict=True)]
 
     async def adopt_model(self, model: EmbeddingModel) -> None:
         """Records the first model."""
@@ -175,9 +220,16 @@ class FakeStore:
         hits = []
         for row_id, (document, chunk) in self.chunks.items():
             points = score(chunk)
-            if points > 0 and document.open_to(view.principal) and document.valid_at(view.moment):
-                text = chunk.content[chunk.prefix_length :]
-                hit = Hit(row_id=row_id, key=document.key, version=document.version, chunk=chunk.chunk, text=text)
+            if points > 0 and view.shows(document):
+                hit = Hit(
+                    row_id=row_id,
+                    key=document.key,
+                    version=document.version,
+                    chunk=chunk.chunk,
+                    text=chunk.content[chunk.prefix_length :],
+                    ordinal=int(row_id.rpartition("/")[2]),
+                    score=points,
+                )
                 hits.append((-points, row_id, hit))
         hits.sort(key=lambda item: item[:2])
         self.on_search()

@@ -18,8 +18,11 @@ PLAIN = "text/plain"
 HTML = "text/html"
 PDF = "application/pdf"
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+CSV = "text/csv"
+EMAIL = "message/rfc822"
 MEDIA_TYPES = {".md": MARKDOWN, ".markdown": MARKDOWN, ".txt": PLAIN, ".html": HTML, ".htm": HTML, ".pdf": PDF,
-               ".docx": DOCX}  # fmt: skip
+               ".docx": DOCX, ".xlsx": XLSX, ".csv": CSV, ".tsv": CSV, ".eml": EMAIL}  # fmt: skip
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 
 Vector = Sequence[float]
@@ -48,21 +51,29 @@ class Block:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Is the range [start, end) of the extracted text that is indexed as one piece, with what leads to it."""
+    """Is the range [start, end) of the extracted text that is indexed as one piece, with what leads to it.
+
+    table_head is the range of the row that heads the table which the chunk goes on with.
+    """
 
     start: int
     end: int
     headings: tuple[str, ...] = ()
     page: int | None = None
+    table_head: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class ParsedDocument:
-    """Is a document as a parser read it and the chunker cut it; title is its first heading or empty."""
+    """Is a document as a parser read it and the chunker cut it; title is its first heading or empty.
+
+    blocks are in order and apart; with them the text can be cut anew.
+    """
 
     text: str
     chunks: tuple[Chunk, ...]
     title: str = ""
+    blocks: tuple[Block, ...] = ()
 
 
 class DocumentKey(NamedTuple):
@@ -98,9 +109,19 @@ class Header:
         return hashlib.sha256(json.dumps(row).encode()).hexdigest()
 
 
+class Cut(NamedTuple):
+    """Is what a snapshot made of a document: how many chunks, and a digest of what they are."""
+
+    num_chunks: int
+    digest: str
+
+
 @dataclass(frozen=True)
 class StoredDocument:
-    """Is the live version of a document. header.title is what citations show."""
+    """Is the live version of a document. header.title is what citations show.
+
+    num_chunks is that of the live snapshot; cuts holds an entry for the key of every snapshot that has the document.
+    """
 
     key: DocumentKey
     header: Header
@@ -110,6 +131,8 @@ class StoredDocument:
     num_chunks: int
     num_characters: int
     update_time: int
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
+    outline_characters: int = 0
 
     def open_to(self, principal: Principal) -> bool:
         """Tells whether the principal may know of this document."""
@@ -125,7 +148,10 @@ class StoredDocument:
 
 @dataclass(frozen=True)
 class NewChunk:
-    """Is a chunk on its way into the store. content is prefix (title, headings) + text; the vector is content's."""
+    """Is a chunk on its way into the store.
+
+    content is prefix (title, headings, head of a table that goes on) + text; the vector is content's.
+    """
 
     chunk: Chunk
     content: str
@@ -135,11 +161,12 @@ class NewChunk:
 
 @dataclass(frozen=True)
 class NewDocument:
-    """Is a document version on its way into the store."""
+    """Is a document version on its way into the store, with its chunks by the key of the snapshot that they are for."""
 
     document: StoredDocument
     text: str
-    chunks: Sequence[NewChunk]
+    chunks: Mapping[str, Sequence[NewChunk]]
+    blocks: Sequence[Block] = ()
 
 
 class Unreadable(InvalidInput):

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 from services.retriever.chunking import cut
-from services.retriever.domain import Kind, Unreadable
+from services.retriever.domain import Kind, Unreadable, dump_outline
 from services.retriever.ingest.parsers import extract
 from services.retriever.ingest.parsers.canonical import Extracted
 
@@ -69,7 +69,12 @@ def _answer(extracted: Extracted, *, limit: int, max_characters: int) -> dict[st
         raise Unreadable("TOO_LARGE", f"the document holds more than {max_characters} characters of text")
     chunks = cut(text, extracted.blocks, limit=limit)
     title = next((block.title for block in extracted.blocks if block.kind is Kind.HEADING and block.title), "")
-    return {"text": text, "title": title[:512], "chunks": [[c.start, c.end, c.headings, c.page] for c in chunks]}
+    return {
+        "text": text,
+        "title": title[:512],
+        "chunks": [[c.start, c.end, c.headings, c.page, c.table_head] for c in chunks],
+        "outline": dump_outline(extracted.blocks),
+    }
 
 
 def _allow_cpu(seconds: int) -> None:

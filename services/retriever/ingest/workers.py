@@ -10,7 +10,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from typing import Any
 
 from services.retriever.chunking import MAX_HEADING
-from services.retriever.domain import Chunk, ParsedDocument, Unreadable
+from services.retriever.domain import Chunk, ParsedDocument, Unreadable, load_outline
 from services.retriever.ingest.worker import FRAME
 from tandem.errors import Unavailable
 
@@ -134,6 +134,7 @@ def _checked(answer: bytes, *, max_characters: int) -> ParsedDocument:
         text, title = str(row["text"]), str(row["title"])[:512]
         text.encode(), title.encode()  # refuses lone surrogates
         chunks = tuple(_chunk(chunk) for chunk in row["chunks"])
+        blocks = load_outline(str(row["outline"]), length=len(text))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise Unreadable("CRASHED", "the parser gave an answer that is none") from None
     at = 0
@@ -143,13 +144,16 @@ def _checked(answer: bytes, *, max_characters: int) -> ParsedDocument:
         at = chunk.end
     if not chunks or len(text) > max_characters:
         raise Unreadable("CRASHED", "the parser gave an answer beyond its limits")
-    return ParsedDocument(text=text, chunks=chunks, title=title)
+    return ParsedDocument(text=text, chunks=chunks, title=title, blocks=blocks)
 
 
 def _chunk(row: list[Any]) -> Chunk:
-    start, end, headings, page = row
+    start, end, headings, page, head = row
+    if head is not None and not 0 <= int(head[0]) < int(head[1]) < int(start):
+        raise ValueError("table head")
     if page is not None and not 0 < page < 2**31:
         raise ValueError("page")
     path = tuple(str(heading)[:MAX_HEADING] for heading in headings[:_MAX_DEPTH])
     "".join(path).encode()
-    return Chunk(start=int(start), end=int(end), headings=path, page=page)
+    table_head = None if head is None else (int(head[0]), int(head[1]))
+    return Chunk(start=int(start), end=int(end), headings=path, page=page, table_head=table_head)
