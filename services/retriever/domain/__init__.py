@@ -107,4 +107,6 @@ __all__ = [
     "View",
     "Weighted",
     "Wish",
+    "dump_outline",
+    "load_outline",
 ]

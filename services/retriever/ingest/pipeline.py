@@ -30,17 +30,12 @@ from services.retriever.domain import (
 )
 from services.retriever.domain.uploads import Origin, Result, State, Timings, Upload
 from services.retriever.ingest.batcher import Batcher
+from services.retriever.ingest.reasons import ADVICE
 from services.retriever.ingest.window import Limits, Window
 from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import Overloaded, PermissionDenied
 from tandem.security import Principal
 
-_REASONS = frozenset(
-    {
-        "UNSUPPORTED_MEDIA_TYPE", "ENCODING", "ENCRYPTED", "MALFORMED", "NO_TEXT", "TOO_LARGE", "TOO_DEEP", "MEMORY",
-        "TIMEOUT", "CRASHED",
-    }
-)  # fmt: skip
 # Part of every header's digest: raising it makes the next ingestion of an unchanged document process it anew.
 _RECIPE = "2"
 
@@ -241,4 +236,4 @@ def _apart(documents: Sequence[NewDocument]) -> list[list[NewDocument]]:
 
 def _known(reason: str) -> str:
     """Keeps a worker that was taken over from inventing metric labels."""
-    return reason if reason in _REASONS else "OTHER"
+    return reason if reason in ADVICE else "OTHER"
