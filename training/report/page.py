@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from tandem.scoring import Interval
+from tandem.report import write_page
+from tandem.report.plots import bars
 from training.examples import Dataset
 from training.gate.evaluation import ANSWERS, Evaluation
 from training.methods.record import Run
@@ -21,17 +20,6 @@ _MAX_CHARACTERS = 400
 
 def write_report(run: Run, evaluation: Evaluation | None, dataset: Dataset | None = None) -> Path:
     """Writes the page in one step and returns its path; what is not known yet is left out of it."""
-    path = run.folder / FILE
-    scratch = path.with_name(f".{FILE}.partial")
-    scratch.write_text(_page(run, evaluation, dataset), encoding="utf-8")
-    scratch.replace(path)
-    return path
-
-
-def _page(run: Run, evaluation: Evaluation | None, dataset: Dataset | None) -> str:
-    # Questions and answers are strangers' text: everything but our own plots is escaped.
-    environment = Environment(loader=PackageLoader("training.report", "."), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"interval": _interval, "gain": _gain}
     record = run.record
     rows = Journal.read(run.journal) if run.journal.is_file() else []
     report = dataset.attachment(REPORT_TEXT) if dataset is not None and REPORT_TEXT in dataset.files else b""
@@ -42,8 +30,11 @@ def _page(run: Run, evaluation: Evaluation | None, dataset: Dataset | None) -> s
     drawn = ""
     if evaluation:
         intervals = {name: arm.metrics[evaluation.metric] for name, arm in evaluation.arms.items()}
-        drawn = plots.arms(intervals, metric=evaluation.metric, candidate=evaluation.candidate)
-    return environment.get_template("report.html.jinja").render(
+        drawn = bars(intervals, label=evaluation.metric, strong={evaluation.candidate})
+    return write_page(
+        run.folder / FILE,
+        package="training.report",
+        template="report.html.jinja",
         title=f"{record['dataset']['recipe']} by {record['method']['name']}: {run.folder.name}",
         subtitle=f"trained {record['created']} on {record['base']['name']}",
         evaluation=evaluation,
@@ -56,14 +47,6 @@ def _page(run: Run, evaluation: Evaluation | None, dataset: Dataset | None) -> s
         lineage=_lineage(run, evaluation),
         data_report=report.decode("utf-8", "replace"),
     )
-
-
-def _interval(found: Interval) -> str:
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def _gain(found: Interval) -> str:
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def _some_answers(folder: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tandem.report.plots import bars
 from tandem.scoring import Interval
 from training.gate import Arm, Evaluation, GateSettings, Verdict, write_evaluation
 from training.methods import Run
@@ -83,5 +84,5 @@ def test_the_same_run_gives_the_same_page(run: Run) -> None:
 
 
 def test_plots_are_well_formed_without_any_figures_too() -> None:
-    for svg in (plots.loss_curve([]), plots.arms({"a": Interval(0.5, -1, 1)}, metric="f1", candidate="a")):
+    for svg in (plots.loss_curve([]), bars({"a": Interval(0.5, -1, 1)}, label="f1", strong={"a"})):
         assert ElementTree.fromstring(svg).tag.endswith("svg")

@@ -1,0 +1,1 @@
+"""Measures retrieval: `make bench-retriever`, see README.md."""
