@@ -6,7 +6,8 @@ import sys
 from services.retriever.backend.embedder import EmbedderPeer
 from services.retriever.backend.store import MilvusStore
 from services.retriever.config import RetrieverConfig
-from services.retriever.engine import Engine
+from services.retriever.domain import ReciprocalRank, Weighted
+from services.retriever.engine import Defaults, Documents, Searcher
 from services.retriever.ingest.pipeline import Ingestion
 from services.retriever.ingest.window import Limits
 from services.retriever.ingest.workers import ParserPool
@@ -48,10 +49,15 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
         embed_concurrency=config.embed_concurrency,
         write_batch_chunks=config.write_batch_chunks,
     )
-    engine = Engine(
+    fusion = (
+        Weighted(config.fusion_dense_weight)
+        if config.fusion == "weighted"
+        else ReciprocalRank(config.fusion_k, config.fusion_dense_weight)
+    )
+    searcher = Searcher(
         store=store,
         embedder=EmbedderPeer(channel),
-        dimension=config.dimension,
+        defaults=Defaults(fusion=fusion, rerank=config.rerank),
         metrics=metrics,
         tracer=telemetry.tracer,
     )
@@ -64,7 +70,8 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
         tracer=telemetry.tracer,
     )
     servicer = RetrieverServicer(
-        engine=engine,
+        searcher=searcher,
+        documents=Documents(store=store, metrics=metrics),
         ingestion=ingestion,
         collection=config.collection,
         max_message_bytes=config.max_message_bytes,

@@ -51,6 +51,20 @@ class RetrieverConfig(ServerConfig):
     embed_concurrency: int = setting(
         2, minimum=1, maximum=64, help="Embed calls of ingestions under way at once; two hide the network."
     )
+    fusion: str = setting(
+        "rrf",
+        choices=("rrf", "weighted"),
+        help="How a hybrid search that does not say merges its rankings: rrf by places, weighted by scores.",
+    )
+    fusion_dense_weight: float = setting(
+        0.5, minimum=0, maximum=1, help="Share of the dense ranking in that; the rest is BM25's."
+    )
+    fusion_k: int = setting(
+        60, minimum=1, maximum=1_000, help="How little the first places count more in rrf; see ReciprocalRank.k."
+    )
+    rerank: bool = setting(
+        False, help="Whether searches that do not say ask the embedder's reranker, which it must then have."
+    )
     chunk_characters: int = setting(
         900,
         unit="characters",

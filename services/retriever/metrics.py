@@ -6,7 +6,7 @@ SPANS: dict[str, str] = {
     "retriever.parse": "Parsing and cutting of one document in a worker process.",
     "retriever.embed": "Embedding of a query, or of a batch of chunks, by the embedder.",
     "retriever.write": "One write of a batch of documents to Milvus.",
-    "retriever.search": "Rankings, fusion and the check against the live versions of one search.",
+    "retriever.search": "All of one search but the embedding of its query.",
 }
 """Spans that the retriever opens itself."""
 
@@ -44,7 +44,8 @@ class RetrieverMetrics:
         )
         self.search_seconds = Histogram(
             "tandem_retriever_search_seconds",
-            "Time of one search, by mode (hybrid, dense, sparse) and stage (embed, search).",
+            "Time of one search, by mode (hybrid, dense, sparse) and stage (embed, dense, sparse, check, rerank, "
+            "diversify, expand); dense and sparse run at the same time.",
             ["mode", "stage"],
             buckets=_SEARCH_BUCKETS,
             registry=registry,

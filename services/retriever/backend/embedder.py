@@ -37,6 +37,17 @@ class EmbedderPeer:
                 patience -= pause
                 await asyncio.sleep(pause)
 
+    async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """Returns a score for each text; raises what the embedder reports."""
+        some = [text[:_MAX_CHARACTERS] for text in texts]
+        try:
+            answer = await self._stub.Rerank(pb.RerankRequest(query=query, texts=some))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        if len(answer.scores) != len(texts):
+            raise Internal("the embedder gave another number of scores than it was given texts")
+        return answer.scores
+
     async def _embed(self, texts: Sequence[str]) -> Embedded:
         vectors: list[Sequence[float]] = []
         model: EmbeddingModel | None = None

@@ -7,10 +7,10 @@ strings (it takes "\\\\n" for a backslash and an n).
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote
 
-from services.retriever.domain import DocumentKey, View
+from services.retriever.domain import Condition, DocumentKey, Filter, View
 from tandem.security import Principal
 
 PUBLIC = "*"  # the mark of a document that is open to its whole tenant; no encoded group looks like it
@@ -33,12 +33,30 @@ def document_row(key: DocumentKey) -> str:
 
 def part_rows(row: str, version: str, count: int) -> list[str]:
     """Returns the primary keys of a version's chunks, or of the parts of its text."""
-    return [f"{row}/{version}/{number:06d}" for number in range(count)]
+    return [part_row(row, version, number) for number in range(count)]
+
+
+def part_row(row: str, version: str, number: int) -> str:
+    """Returns the primary key of one chunk of a version, or of one part of its text."""
+    return f"{row}/{version}/{number:06d}"
 
 
 def group_marks(groups: Iterable[str]) -> list[str]:
     """Returns what a document's row holds about who may see it."""
     return sorted({f"g:{encode(group)}" for group in groups}) or [PUBLIC]
+
+
+def labels(attributes: Mapping[str, str]) -> list[str]:
+    """Returns what a chunk's row holds about its document's attributes: a mark of each key, and of key and value."""
+    return sorted(mark for key, value in attributes.items() for mark in (_has(key), _is(key, value)))
+
+
+def _has(key: str) -> str:
+    return f"k:{encode(key)}"
+
+
+def _is(key: str, value: str) -> str:
+    return f"v:{encode(key)}={encode(value)}"  # no encoded name holds "="
 
 
 def visible(principal: Principal) -> str:
@@ -48,8 +66,30 @@ def visible(principal: Principal) -> str:
 
 
 def in_view(view: View) -> str:
-    """Returns the filter for chunks that the principal may see and that are in force at the view's moment."""
-    return f"{visible(view.principal)} and valid_from <= {view.moment:d} and valid_until > {view.moment:d}"
+    """Returns the filter for chunks that the principal may see, that are in force at the moment and are wanted."""
+    seen = f"{visible(view.principal)} and valid_from <= {view.moment:d} and valid_until > {view.moment:d}"
+    return " and ".join([seen, *_wanted(view.filter)])
+
+
+def _wanted(wanted: Filter) -> list[str]:
+    terms = []
+    if wanted.document_ids:
+        terms.append(f"document in {_names(wanted.document_ids)}")
+    if wanted.media_types:
+        terms.append(f"media_type in {_names(wanted.media_types)}")
+    if wanted.updated_since is not None:
+        terms.append(f"updated >= {wanted.updated_since:d}")
+    return terms + [_condition(condition) for condition in wanted.conditions]
+
+
+def _names(names: Iterable[str]) -> str:
+    return literal(sorted(map(encode, names)))
+
+
+def _condition(condition: Condition) -> str:
+    marks = sorted(_is(condition.key, value) for value in condition.values) or [_has(condition.key)]
+    term = f"array_contains_any(labels, {literal(marks)})"
+    return f"not ({term})" if condition.excluded else term
 
 
 def literal(value: str | Sequence[str]) -> str:

@@ -10,16 +10,31 @@ from pathlib import PurePosixPath
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.retriever.domain import MEDIA_TYPES, Header, Mode, Unreadable
+from services.retriever.domain import (
+    MEDIA_TYPES,
+    Condition,
+    Filter,
+    Fusion,
+    Header,
+    Mode,
+    ReciprocalRank,
+    Unreadable,
+    Weighted,
+    Wish,
+)
 from tandem.errors import FieldViolation, InvalidInput, TandemError
 from tandem.v1 import retriever_service_pb2 as pb
 
 MAX_QUERY = 8_192
 MAX_TOP_K, DEFAULT_TOP_K = 100, 5
+MAX_NEIGHBORS = 5
 MAX_PAGE, DEFAULT_PAGE = 1_000, 100
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _ID_FAULT = "must have 1 to 128 characters of a-z 0-9 . _ -, the first a letter or digit"
+_SNAPSHOT = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_TIME_FAULT = "is not a time of the years 1 to 9999"
 _MAX_HEADER_BYTES = 60_000
+_MAX_FAULTS = 20
 _TIMES = range(-62_135_596_800, 253_402_300_800)  # years 1 to 9999, as Timestamp says
 _MODES = {
     pb.SEARCH_MODE_UNSPECIFIED: Mode.HYBRID,
@@ -27,6 +42,23 @@ _MODES = {
     pb.SEARCH_MODE_DENSE: Mode.DENSE,
     pb.SEARCH_MODE_SPARSE: Mode.SPARSE,
 }
+
+
+class Faults:
+    """Gathers what is wrong with a message, so that its sender learns of everything at once."""
+
+    def __init__(self) -> None:
+        self.found: list[FieldViolation] = []
+
+    def expect(self, right: bool, field: str, fault: str) -> None:
+        """Notes the fault of a field that is not right; of many, the first ones."""
+        if not right and len(self.found) < _MAX_FAULTS:
+            self.found.append(FieldViolation(field, fault))
+
+    def settle(self, what: str) -> None:
+        """Raises InvalidInput where there are faults."""
+        if self.found:
+            raise _invalid(what, self.found)
 
 
 def header(message: pb.DocumentHeader) -> tuple[Header, TandemError | None]:
@@ -57,12 +89,8 @@ def _header_bytes(message: pb.DocumentHeader) -> int:
 
 
 def _header_faults(message: pb.DocumentHeader) -> list[FieldViolation]:
-    faults = []
-
-    def expect(right: bool, field: str, fault: str) -> None:
-        if not right:
-            faults.append(FieldViolation(field, fault))
-
+    faults = Faults()
+    expect = faults.expect
     expect(_ID.fullmatch(message.document_id) is not None, "header.document_id", _ID_FAULT)
     expect(1 <= len(message.source) <= 255, "header.source", "must have 1 to 255 characters")
     expect(len(message.media_type) <= 255, "header.media_type", "must have at most 255 characters")
@@ -75,10 +103,10 @@ def _header_faults(message: pb.DocumentHeader) -> list[FieldViolation]:
         expect(len(value) <= 512, "header.attributes", "must have values of at most 512 characters")
     times = [message.valid_from, message.valid_until]
     for field, time in zip(("valid_from", "valid_until"), times, strict=True):
-        expect(_is_time(time), f"header.{field}", "is not a time of the years 1 to 9999")
+        expect(_is_time(time), f"header.{field}", _TIME_FAULT)
     if message.HasField("valid_from") and message.HasField("valid_until") and all(map(_is_time, times)):
         expect(moment(times[0]) < moment(times[1]), "header.valid_until", "must be after valid_from")
-    return faults
+    return faults.found
 
 
 def document_id(value: str) -> str:
@@ -88,25 +116,80 @@ def document_id(value: str) -> str:
     return value
 
 
-def search(request: pb.SearchRequest) -> tuple[Mode, int, int | None]:
-    """Returns mode, number of passages and moment; raises InvalidInput for all faults at once."""
-    faults = []
-    if not request.query.strip():
-        faults.append(FieldViolation("query", "is empty"))
-    if len(request.query) > MAX_QUERY:
-        faults.append(FieldViolation("query", f"has more than {MAX_QUERY} characters"))
-    if not 0 <= request.top_k <= MAX_TOP_K:
-        faults.append(FieldViolation("top_k", f"must be 0 to {MAX_TOP_K}"))
-    if request.mode not in _MODES:
-        faults.append(FieldViolation("mode", "is not known"))
-    if request.query_vector and not _is_direction(request.query_vector):
-        faults.append(FieldViolation("query_vector", "must have finite components that are not all zero"))
-    if not _is_time(request.as_of):
-        faults.append(FieldViolation("as_of", "is not a time of the years 1 to 9999"))
-    if faults:
-        raise _invalid("request", faults)
-    as_of = moment(request.as_of) if request.HasField("as_of") else None
-    return _MODES[request.mode], request.top_k or DEFAULT_TOP_K, as_of
+def wish(request: pb.SearchRequest) -> Wish:
+    """Returns what a search asks for; raises InvalidInput for all faults at once."""
+    faults = Faults()
+    faults.expect(bool(request.query.strip()), "query", "is empty")
+    faults.expect(len(request.query) <= MAX_QUERY, "query", f"has more than {MAX_QUERY} characters")
+    faults.expect(0 <= request.top_k <= MAX_TOP_K, "top_k", f"must be 0 to {MAX_TOP_K}")
+    faults.expect(request.mode in _MODES, "mode", "is not known")
+    directed = not request.query_vector or _is_direction(request.query_vector)
+    faults.expect(directed, "query_vector", "must have finite components that are not all zero")
+    faults.expect(_is_time(request.as_of), "as_of", _TIME_FAULT)
+    faults.expect(0 <= request.diversity <= 1, "diversity", "must be 0 to 1")
+    faults.expect(0 <= request.num_neighbors <= MAX_NEIGHBORS, "num_neighbors", f"must be 0 to {MAX_NEIGHBORS}")
+    named = not request.snapshot or _SNAPSHOT.fullmatch(request.snapshot) is not None
+    faults.expect(named, "snapshot", "must have 1 to 32 characters of a-z 0-9 -, the first a letter")
+    _check_fusion(request.fusion, faults)
+    _check_filter(request.filter, faults)
+    faults.settle("request")
+    return Wish(
+        query=request.query,
+        vector=request.query_vector,
+        top_k=request.top_k or DEFAULT_TOP_K,
+        mode=_MODES[request.mode],
+        moment=moment(request.as_of) if request.HasField("as_of") else None,
+        filter=_filter(request.filter),
+        fusion=_fusion(request.fusion),
+        diversity=request.diversity,
+        num_neighbors=request.num_neighbors,
+        keep_duplicates=request.keep_duplicates,
+        rerank=request.rerank if request.HasField("rerank") else None,
+        snapshot=request.snapshot,
+    )
+
+
+def _check_fusion(message: pb.Fusion, faults: Faults) -> None:
+    faults.expect(0 <= message.reciprocal_rank.k <= 1_000, "fusion.reciprocal_rank.k", "must be 0 to 1,000")
+    for method in ("reciprocal_rank", "weighted"):
+        weight = getattr(message, method).dense_weight
+        faults.expect(0 <= weight <= 1, f"fusion.{method}.dense_weight", "must be 0 to 1")
+
+
+def _fusion(message: pb.Fusion) -> Fusion | None:
+    method = message.WhichOneof("method")
+    if method is None:
+        return None
+    by_rank, by_score = message.reciprocal_rank, message.weighted
+    if method == "weighted":
+        return Weighted(by_score.dense_weight if by_score.HasField("dense_weight") else 0.5)
+    return ReciprocalRank(by_rank.k or 60, by_rank.dense_weight if by_rank.HasField("dense_weight") else 0.5)
+
+
+def _check_filter(message: pb.SearchFilter, faults: Faults) -> None:
+    faults.expect(len(message.document_ids) <= 256, "filter.document_ids", "must be at most 256")
+    for at, document_id in enumerate(message.document_ids):
+        faults.expect(_ID.fullmatch(document_id) is not None, f"filter.document_ids[{at}]", _ID_FAULT)
+    faults.expect(len(message.media_types) <= 16, "filter.media_types", "must be at most 16")
+    for at, media_type in enumerate(message.media_types):
+        faults.expect(1 <= len(media_type) <= 255, f"filter.media_types[{at}]", "must have 1 to 255 characters")
+    faults.expect(len(message.attributes) <= 16, "filter.attributes", "must be at most 16")
+    for at, condition in enumerate(message.attributes):
+        field = f"filter.attributes[{at}]"
+        faults.expect(1 <= len(condition.key) <= 64, f"{field}.key", "must have 1 to 64 characters")
+        faults.expect(len(condition.values) <= 64, f"{field}.values", "must be at most 64")
+        short = all(len(value) <= 512 for value in condition.values)
+        faults.expect(short, f"{field}.values", "must have at most 512 characters each")
+    faults.expect(_is_time(message.updated_since), "filter.updated_since", _TIME_FAULT)
+
+
+def _filter(message: pb.SearchFilter) -> Filter:
+    return Filter(
+        document_ids=frozenset(message.document_ids),
+        media_types=frozenset(message.media_types),
+        conditions=tuple(Condition(item.key, frozenset(item.values), item.excluded) for item in message.attributes),
+        updated_since=moment(message.updated_since) if message.HasField("updated_since") else None,
+    )
 
 
 def page(request: pb.ListDocumentsRequest) -> tuple[str, int]:

@@ -18,6 +18,7 @@ _STATES = {
 
 def passage(found: Passage) -> common.Passage:
     """Returns the message of a passage."""
+    chunk = common.TextSpan(start=found.chunk.start, end=found.chunk.end)
     return common.Passage(
         document_id=found.document.key.document_id,
         chunk_id=found.chunk_id,
@@ -25,11 +26,15 @@ def passage(found: Passage) -> common.Passage:
         source=found.document.header.source,
         headings=found.chunk.headings,
         page=found.chunk.page,
-        span=common.TextSpan(start=found.chunk.start, end=found.chunk.end),
+        span=chunk if found.span is None else common.TextSpan(start=found.span[0], end=found.span[1]),
         text=found.text,
         score=found.score,
         dense_rank=found.dense_rank,
         sparse_rank=found.sparse_rank,
+        dense_score=found.dense_score,
+        sparse_score=found.sparse_score,
+        rerank_score=found.rerank_score,
+        match=None if found.span is None else chunk,
     )
 
 

@@ -9,7 +9,7 @@ import grpc
 from google.protobuf.message import Message
 
 from services.retriever.domain.uploads import State, Timings
-from services.retriever.engine import Engine
+from services.retriever.engine import Documents, Searcher
 from services.retriever.ingest.pipeline import Ingestion
 from services.retriever.servicer import checks, convert
 from services.retriever.servicer.uploads import uploads
@@ -25,10 +25,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
-    """Serves one engine and one ingestion."""
+    """Serves searches, documents and one ingestion."""
 
-    def __init__(self, *, engine: Engine, ingestion: Ingestion, collection: str, max_message_bytes: int) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        *,
+        searcher: Searcher,
+        documents: Documents,
+        ingestion: Ingestion,
+        collection: str,
+        max_message_bytes: int,
+    ) -> None:
+        self._searcher = searcher
+        self._documents = documents
         self._ingestion = ingestion
         self._collection = collection
         self._max_bytes = max_message_bytes - _ROOM
@@ -62,7 +71,7 @@ class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
         """Describes a document, with its text on request."""
         principal = call.require_role("user", "editor")
         document_id = checks.document_id(request.document_id)
-        stored, text = await self._engine.get(principal, document_id, with_text=request.include_text)
+        stored, text = await self._documents.get(principal, document_id, with_text=request.include_text)
         response = pb.GetDocumentResponse(document=convert.document(stored), text=text)
         self._check_size(response)
         return response
@@ -71,7 +80,7 @@ class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
         """Returns a page of documents, shorter than asked for where they would not fit one message."""
         principal = call.require_role("user", "editor")
         after, size = checks.page(request)
-        stored, more = await self._engine.page(principal, after=after, size=size)
+        stored, more = await self._documents.page(principal, after=after, size=size)
         response = pb.ListDocumentsResponse()
         room = self._max_bytes
         for item in stored:
@@ -88,19 +97,19 @@ class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
     async def DeleteDocument(self, request: pb.DeleteDocumentRequest, context: Context) -> pb.DeleteDocumentResponse:
         """Removes a document."""
         principal = call.require_role("editor")
-        num_chunks = await self._engine.delete(principal, checks.document_id(request.document_id))
+        num_chunks = await self._documents.delete(principal, checks.document_id(request.document_id))
         return pb.DeleteDocumentResponse(num_chunks=num_chunks)
 
     async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
         """Returns the best passages."""
         principal = call.require_role("user", "editor")
-        mode, top_k, moment = checks.search(request)
-        found = await self._engine.search(
-            principal, query=request.query, vector=request.query_vector, top_k=top_k, mode=mode, moment=moment
-        )
+        if request.snapshot:
+            call.require_role("platform")
+        found = await self._searcher.search(principal, checks.wish(request))
         response = pb.SearchResponse(
             passages=[convert.passage(item) for item in found.passages],
             timings=[convert.timing(stage, seconds) for stage, seconds in found.seconds.items()],
+            snapshot=found.snapshot_id,
         )
         self._check_size(response)
         return response
