@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 from services.retriever.backend.embedder import EmbedderPeer
+from services.retriever.backend.embedders import Embedders
 from services.retriever.backend.store import MilvusStore
 from services.retriever.config import RetrieverConfig
 from services.retriever.domain import ReciprocalRank, Weighted
@@ -11,6 +12,9 @@ from services.retriever.engine import Defaults, Documents, Searcher
 from services.retriever.ingest.pipeline import Ingestion
 from services.retriever.ingest.window import Limits
 from services.retriever.ingest.workers import ParserPool
+from services.retriever.jobs.registry import JobLimits, Jobs
+from services.retriever.jobs.runner import Runner
+from services.retriever.jobs.spool import Spool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.servicer import SERVICE_NAME, RetrieverServicer
 from tandem.rpc.channel import connect
@@ -32,14 +36,19 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
         max_characters=config.max_text_characters,
     )
     token = await asyncio.to_thread(read_credential, config.credential_file)
+    targets = [target for target in (config.embedder_target, config.embedder_next_target) if target]
+    channels = [connect(target, token=token, max_message_bytes=16 * 1024 * 1024) for target in targets]
     # Documents are embedded in the retriever's own name, on a channel with time for a batch.
-    channel = connect(config.embedder_target, token=token, max_message_bytes=16 * 1024 * 1024)
-    bulk_channel = connect(
-        config.embedder_target,
-        token=token,
-        default_timeout_s=config.embed_timeout_seconds,
-        max_message_bytes=64 * 1024 * 1024,
-    )
+    bulk_channels = [
+        connect(
+            target,
+            token=token,
+            default_timeout_s=config.embed_timeout_seconds,
+            max_message_bytes=64 * 1024 * 1024,
+        )
+        for target in targets
+    ]
+    bulk_embedders = Embedders(*(EmbedderPeer(channel, patient=True) for channel in bulk_channels))
     limits = Limits(
         streams=config.max_ingest_streams,
         documents=config.max_ingest_documents,
@@ -56,23 +65,25 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
     )
     searcher = Searcher(
         store=store,
-        embedder=EmbedderPeer(channel),
+        embedder=Embedders(*map(EmbedderPeer, channels)),
         defaults=Defaults(fusion=fusion, rerank=config.rerank),
         metrics=metrics,
         tracer=telemetry.tracer,
     )
     ingestion = Ingestion(
         store=store,
-        embedder=EmbedderPeer(bulk_channel, patient=True),
+        embedder=bulk_embedders,
         parser=parser,
         limits=limits,
         metrics=metrics,
         tracer=telemetry.tracer,
     )
+    jobs = _jobs(config, ingestion, metrics)
     servicer = RetrieverServicer(
         searcher=searcher,
         documents=Documents(store=store, metrics=metrics),
         ingestion=ingestion,
+        jobs=jobs,
         collection=config.collection,
         max_message_bytes=config.max_message_bytes,
     )
@@ -80,16 +91,30 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
     async def start() -> None:
         await store.open()
         ingestion.start()
+        await jobs.start()
 
     async def stop() -> None:
+        await jobs.stop()
         await ingestion.stop()
         await parser.close()
         await store.close()
-        await channel.close()
-        await bulk_channel.close()
+        for channel in (*channels, *bulk_channels):
+            await channel.close()
 
     service = Service(name=SERVICE_NAME, add=lambda server: add_RetrieverServiceServicer_to_server(servicer, server))
     return App(services=[service], start=start, stop=stop)
+
+
+def _jobs(config: RetrieverConfig, ingestion: Ingestion, metrics: RetrieverMetrics) -> Jobs:
+    spool = Spool(config.spool)
+    runner = Runner(spool=spool, intake=ingestion, concurrency=config.job_concurrency, metrics=metrics)
+    limits = JobLimits(
+        uploads=config.max_ingest_streams,
+        jobs=config.max_jobs,
+        bytes=config.max_job_mib * 1024 * 1024,
+        keep_days=config.job_keep_days,
+    )
+    return Jobs(spool=spool, runner=runner, limits=limits, metrics=metrics)
 
 
 if __name__ == "__main__":

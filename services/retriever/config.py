@@ -1,6 +1,7 @@
 """Knobs of the retriever, read from ``RETRIEVER_*`` environment variables."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tandem.config import ServerConfig, setting
 
@@ -18,7 +19,9 @@ class RetrieverConfig(ServerConfig):
     )
     milvus_token: str = setting("", help="user:password or API key of the Milvus server; unused for a file.")
     collection: str = setting(
-        "tandem", help="Name of the collections: <name>, <name>_documents, <name>_texts and <name>_meta."
+        "tandem",
+        help="Name of the collections: <name>_documents, <name>_texts, <name>_meta and <name>_s_<key> for each "
+        "snapshot.",
     )
     dimension: int = setting(
         384,
@@ -29,7 +32,15 @@ class RetrieverConfig(ServerConfig):
     analyzer: str = setting(
         "english",
         choices=("english", "standard"),
-        help="How BM25 splits text into terms when a collection is made: english also stems and drops stop words.",
+        help="How BM25 splits text into terms in a new collection or snapshot: english also stems and drops stop "
+        "words.",
+    )
+    snapshot_refresh_seconds: float = setting(
+        2.0,
+        unit="s",
+        minimum=0.1,
+        maximum=60,
+        help="How often each replica on a Milvus server reads which snapshot is live.",
     )
     consistency: str = setting(
         "Strong",
@@ -42,6 +53,11 @@ class RetrieverConfig(ServerConfig):
     )
     store_concurrency: int = setting(8, minimum=1, maximum=256, help="Calls to Milvus under way at once.")
     embedder_target: str = setting("127.0.0.1:7701", help="Address of the embedder.")
+    embedder_next_target: str = setting(
+        "",
+        help="Address of a second embedder, with another model, while the collection goes over to it: snapshots are "
+        "made with its model, and each search asks the one whose model its snapshot has. Empty: none.",
+    )
     embed_timeout_seconds: float = setting(
         120.0, unit="s", minimum=0.1, maximum=3600, help="Longest wait for one Embed call of an ingestion."
     )
@@ -70,7 +86,7 @@ class RetrieverConfig(ServerConfig):
         unit="characters",
         minimum=100,
         maximum=8_000,
-        help="Most characters of a chunk. What the embedding model does not read of a chunk is found by BM25 only: "
+        help="Most characters of a chunk in a new collection or snapshot. What the embedding model does not read of a chunk is found by BM25 only: "
         "900 fit 256 tokens of English with title and headings.",
     )
     parse_workers: int = setting(1, minimum=1, maximum=64, help="Processes that parse documents.")
@@ -98,3 +114,31 @@ class RetrieverConfig(ServerConfig):
     max_ingest_mib: int = setting(
         64, unit="MiB", minimum=32, maximum=65_536, help="Bytes of one stream's documents in the service at a time."
     )
+    spool_dir: Path | None = setting(
+        None,
+        help="Folder in which jobs wait and survive a restart; one for each process, on a disk that outlives it. "
+        "Unset: <file>.spool beside the Milvus file, .tandem/data/spool where Milvus is a server.",
+    )
+    job_concurrency: int = setting(
+        2, minimum=1, maximum=64, help="Tenants whose jobs are worked on at once; the others take turns with them."
+    )
+    max_jobs: int = setting(
+        100, minimum=1, maximum=10_000, help="Jobs of a tenant that run; as many that have ended are remembered."
+    )
+    max_job_mib: int = setting(
+        2048, unit="MiB", minimum=32, maximum=16_777_216, help="Disk that a tenant's jobs and their results may take."
+    )
+    job_keep_days: float = setting(
+        7.0, unit="days", minimum=0, maximum=3650, help="How long a job that has ended is remembered."
+    )
+    sources_file: Path | None = setting(
+        None, help="TOML file of the folders to watch and the feeds to pull; read at the start. Unset: none."
+    )
+
+    @property
+    def spool(self) -> Path:
+        """The folder in which jobs wait."""
+        if self.spool_dir is not None:
+            return self.spool_dir
+        is_server = self.milvus_uri.startswith(("http://", "https://"))
+        return Path(".tandem/data/spool") if is_server else Path(f"{self.milvus_uri}.spool")

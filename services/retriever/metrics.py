@@ -1,6 +1,6 @@
 """Every metric and span of the retriever."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SPANS: dict[str, str] = {
     "retriever.parse": "Parsing and cutting of one document in a worker process.",
@@ -41,6 +41,18 @@ class RetrieverMetrics:
             ["origin"],
             buckets=_FRESHNESS_BUCKETS,
             registry=registry,
+        )
+        self.jobs = Counter(
+            "tandem_retriever_jobs_total",
+            "Jobs that ended, by state: finished, cancelled.",
+            ["state"],
+            registry=registry,
+        )
+        self.job_documents_waiting = Gauge(
+            "tandem_retriever_job_documents_waiting", "Documents of jobs without a result.", registry=registry
+        )
+        self.spooled_bytes = Gauge(
+            "tandem_retriever_spooled_bytes", "Bytes of jobs' documents that wait on the disk.", registry=registry
         )
         self.search_seconds = Histogram(
             "tandem_retriever_search_seconds",

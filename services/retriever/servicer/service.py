@@ -11,12 +11,13 @@ from google.protobuf.message import Message
 from services.retriever.domain.uploads import State, Timings
 from services.retriever.engine import Documents, Searcher
 from services.retriever.ingest.pipeline import Ingestion
+from services.retriever.jobs.registry import Jobs
 from services.retriever.servicer import checks, convert
+from services.retriever.servicer.jobs import JobCalls
 from services.retriever.servicer.uploads import uploads
 from tandem.errors import TooLarge
 from tandem.rpc import call
 from tandem.v1 import retriever_service_pb2 as pb
-from tandem.v1 import retriever_service_pb2_grpc as pb_grpc
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RetrieverService"].full_name
 _ROOM = 4096  # of a message, for what is not counted
@@ -24,7 +25,7 @@ _ROOM = 4096  # of a message, for what is not counted
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
+class RetrieverServicer(JobCalls):
     """Serves searches, documents and one ingestion."""
 
     def __init__(
@@ -33,12 +34,14 @@ class RetrieverServicer(pb_grpc.RetrieverServiceServicer):
         searcher: Searcher,
         documents: Documents,
         ingestion: Ingestion,
+        jobs: Jobs,
         collection: str,
         max_message_bytes: int,
     ) -> None:
         self._searcher = searcher
         self._documents = documents
         self._ingestion = ingestion
+        self._jobs = jobs
         self._collection = collection
         self._max_bytes = max_message_bytes - _ROOM
 

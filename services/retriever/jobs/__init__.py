@@ -1,0 +1,1 @@
+"""Ingestions in the background, and the spool that they survive a crash in."""
