@@ -1,11 +1,11 @@
 """Figures of a measurement; no I/O."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from benchmarks.peers.protocol import Result
+from tandem.scoring import percentile as percentile
 
 
 @dataclass(frozen=True)
@@ -19,17 +19,6 @@ class Cell:
     gap_p95: float
     tokens: int
     requests: int
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Returns the value below which a share of the values lies, between neighbours in proportion; NaN of nothing."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 def gaps(results: Sequence[Result]) -> list[float]:

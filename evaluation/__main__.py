@@ -1,7 +1,5 @@
 """Command line of evaluation: `tandem evaluate`, or `python -m evaluation` with the same commands."""
 
-import sys
-
 from evaluation.cli import app
 
 __all__ = ["app"]
@@ -9,4 +7,4 @@ __all__ = ["app"]
 if __name__ == "__main__":
     from tandem.cli.app import run
 
-    sys.exit(run(app))
+    run(app)

@@ -4,6 +4,7 @@ Intervals are percentile bootstraps (Efron 1979). Questions about one document
 are not independent, so where groups are given whole groups are drawn.
 """
 
+import math
 import re
 import string
 from collections import Counter
@@ -83,6 +84,17 @@ class Interval:
 def mean(values: Sequence[float]) -> float:
     """Returns the mean; 0 where there are no values."""
     return sum(values) / len(values) if values else 0.0
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Returns the value below which a share of the values lies, between neighbours in proportion; NaN of nothing."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 def bootstrap(

@@ -33,9 +33,14 @@ for _entry in entry_points(group="tandem.commands"):
 
 
 def main() -> None:
-    """Runs the command line; failures become one readable line and exit status 1."""
+    """Runs the command line."""
+    run(app)
+
+
+def run(commands: typer.Typer) -> None:
+    """Runs commands; failures become one readable line and exit status 1."""
     try:
-        app()
+        commands()
     except (TandemError, ConfigError) as error:
         fail(error, as_json="--json" in sys.argv)
         sys.exit(1)
