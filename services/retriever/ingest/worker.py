@@ -10,15 +10,17 @@ import os
 import resource
 import struct
 import sys
+from dataclasses import replace
 from typing import Any, BinaryIO
-from zipfile import BadZipFile
 
-from services.retriever.chunking import cut
+from services.retriever.chunking import MAX_HEADING, cut
 from services.retriever.domain import Kind, Unreadable, dump_outline
 from services.retriever.ingest.parsers import extract
 from services.retriever.ingest.parsers.canonical import Extracted
+from services.retriever.ingest.reasons import refusal
 
 FRAME = struct.Struct(">I")
+_MAX_BLOCKS = 100_000
 
 
 def main(memory_mib: int, cpu_seconds: int) -> int:
@@ -32,7 +34,7 @@ def main(memory_mib: int, cpu_seconds: int) -> int:
         try:
             answer, sound = answer_to(body), True
         except MemoryError:
-            answer, sound = {"reason": "MEMORY", "message": "reading the document takes too much memory"}, False
+            answer, sound = _refused(refusal("MEMORY", "reading the document takes too much memory")), False
         del body
         data = json.dumps(answer).encode()
         answers.write(FRAME.pack(len(data)) + data)
@@ -46,35 +48,41 @@ def answer_to(body: bytes) -> dict[str, Any]:
     """Returns the answer to one request: text, title and chunks, or reason and message."""
     line, _, data = body.partition(b"\n")
     request = json.loads(line)
+    most = request["max_characters"]
     try:
-        extracted = extract(data, request["media_type"])
-        return _answer(extracted, limit=request["limit"], max_characters=request["max_characters"])
+        extracted = extract(data, request["media_type"], max_characters=most)
+        return _answer(extracted, limit=request["limit"], max_characters=most)
     except Unreadable as error:
-        return {"reason": error.reason, "message": error.message}
+        return _refused(error)
     except RecursionError:
-        return {"reason": "TOO_DEEP", "message": "the document is nested too deeply"}
-    except BadZipFile:
-        return {"reason": "MALFORMED", "message": "the file is not a zip archive, as a .docx file is"}
+        return _refused(refusal("TOO_DEEP", "the document is nested too deeply"))
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 -- the task root: parser libraries raise what they like on hostile bytes
-        return {"reason": "MALFORMED", "message": f"the document cannot be read ({type(error).__name__})"}
+        return _refused(refusal("MALFORMED", f"the document cannot be read ({type(error).__name__})"))
 
 
 def _answer(extracted: Extracted, *, limit: int, max_characters: int) -> dict[str, Any]:
     text = extracted.text
     if not text.strip():
-        raise Unreadable("NO_TEXT", "the document holds no text")
+        raise refusal("NO_TEXT", "the document holds no text")
     if len(text) > max_characters:
-        raise Unreadable("TOO_LARGE", f"the document holds more than {max_characters} characters of text")
-    chunks = cut(text, extracted.blocks, limit=limit)
+        raise refusal("TOO_LARGE", f"the document holds more than {max_characters} characters of text")
+    if len(extracted.blocks) > _MAX_BLOCKS:
+        raise refusal("TOO_MANY_PARTS", f"the document has more than {_MAX_BLOCKS} headings, paragraphs and tables")
+    blocks = [replace(block, title=block.title[:MAX_HEADING]) for block in extracted.blocks]
+    chunks = cut(text, blocks, limit=limit)
     title = next((block.title for block in extracted.blocks if block.kind is Kind.HEADING and block.title), "")
     return {
         "text": text,
         "title": title[:512],
         "chunks": [[c.start, c.end, c.headings, c.page, c.table_head] for c in chunks],
-        "outline": dump_outline(extracted.blocks),
+        "outline": dump_outline(blocks),
     }
+
+
+def _refused(error: Unreadable) -> dict[str, Any]:
+    return {"reason": error.reason, "message": error.message}
 
 
 def _allow_cpu(seconds: int) -> None:
