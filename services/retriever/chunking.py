@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from services.retriever.domain import Block, Chunk, Kind
+from services.retriever.domain import Block, Chunk, Kind, NewChunk
 
 MAX_HEADING = 300
 _MAX_PREFIX = 600
@@ -48,6 +48,16 @@ def prefix_of(text: str, chunk: Chunk, *, title: str) -> str:
         return prefix
     start, end = chunk.table_head
     return f"{prefix}{text[start : min(end, start + _MAX_TABLE_HEAD)]}\n"
+
+
+def drafts(text: str, chunks: Sequence[Chunk], *, title: str) -> list[NewChunk]:
+    """Returns the chunks as they are indexed, without their vectors."""
+    made = []
+    for chunk in chunks:
+        prefix = prefix_of(text, chunk, title=title)
+        content = prefix + text[chunk.start : chunk.end]
+        made.append(NewChunk(chunk=chunk, content=content, prefix_length=len(prefix), vector=()))
+    return made
 
 
 class _Cutter:

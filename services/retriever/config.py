@@ -86,8 +86,8 @@ class RetrieverConfig(ServerConfig):
         unit="characters",
         minimum=100,
         maximum=8_000,
-        help="Most characters of a chunk in a new collection or snapshot. What the embedding model does not read of a chunk is found by BM25 only: "
-        "900 fit 256 tokens of English with title and headings.",
+        help="Most characters of a chunk in a new collection or snapshot. What the embedding model does not read of a "
+        "chunk is found by BM25 only: 900 fit 256 tokens of English with title and headings.",
     )
     parse_workers: int = setting(1, minimum=1, maximum=64, help="Processes that parse documents.")
     parse_seconds: float = setting(

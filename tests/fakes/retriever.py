@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 
 from services.retriever.domain import (
+    INITIAL,
+    Catalogue,
     Chunk,
     DocumentKey,
     Embedded,
@@ -21,6 +23,8 @@ from services.retriever.domain import (
     NewChunk,
     NewDocument,
     ParsedDocument,
+    Snapshot,
+    SnapshotState,
     StoredDocument,
     Unreadable,
     Vector,
@@ -36,6 +40,15 @@ from tandem.v1 import embedder_service_pb2_grpc as pb_grpc
 
 DIMENSION = 32
 MODEL = EmbeddingModel(name="bag-of-words", sha256="ab" * 32, dimension=DIMENSION)
+SNAPSHOT = Snapshot(
+    key=INITIAL,
+    snapshot_id=INITIAL,
+    chunk_characters=200,
+    analyzer="english",
+    dimension=DIMENSION,
+    create_time=0,
+    state=SnapshotState.LIVE,
+)
 _WORD = re.compile(r"\w+")
 
 
@@ -65,11 +78,13 @@ class FakeEmbedder:
         self.reranks = False
         self.reranked: list[list[str]] = []
 
-    async def embed(self, texts: Sequence[str]) -> Embedded:
+    async def embed(self, texts: Sequence[str], *, model: EmbeddingModel | None = None) -> Embedded:
         """Returns a vector for each text."""
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault
+        if model not in (None, self.model):
+            raise FailedPrecondition("another model is served", reason="EMBEDDING_MODEL_MISMATCH")
         self.batches.append(list(texts))
         return Embedded(vectors=[embed(text, self.model.dimension) for text in texts], model=self.model)
 
@@ -118,7 +133,7 @@ class FakeStore:
         self.bm25 = True
         self.held: list[str] = []
         self.texts: dict[tuple[DocumentKey, str], str] = {}
-        self.model: EmbeddingModel | None = None
+        self.catalogue = Catalogue({INITIAL: SNAPSHOT}, INITIAL)
         self.fault: TandemError | None = None
         self.writes: list[list[str]] = []
         self.on_search: Callable[[], None] = lambda: None
@@ -142,7 +157,7 @@ class FakeStore:
 
     def stage(self, new: NewDocument) -> None:
         """Writes chunks and text of a version that is not live."""
-        for number, chunk in enumerate(new.chunks):
+        for number, chunk in enumerate(new.chunks[INITIAL]):
             self.chunks[f"{new.document.key}/{new.document.version}/{number:06d}"] = (new.document, chunk)
         self.texts[new.document.key, new.document.version] = new.text
 
@@ -166,13 +181,13 @@ class FakeStore:
             raise NotFound("gone") from None
 
     @contextmanager
-    def hold(self, snapshot: str) -> Iterator[str]:
+    def hold(self, snapshot_id: str) -> Iterator[Snapshot]:
         """Knows one snapshot; `held` names those that are being searched."""
-        if snapshot not in ("", "initial"):
+        if snapshot_id not in ("", INITIAL):
             raise NotFound("no such snapshot")
-        self.held.append("initial")
+        self.held.append(INITIAL)
         try:
-            yield "initial"
+            yield self.catalogue.live
         finally:
             self.held.pop()
 
@@ -207,13 +222,12 @@ class FakeStore:
     async def adopt_model(self, model: EmbeddingModel) -> None:
         """Records the first model."""
         self._check()
-        self.model = self.model or model
-        self.check_model(model)
+        await self.change(lambda catalogue: catalogue.adopted(model))
 
-    def check_model(self, model: EmbeddingModel) -> None:
-        """Refuses another model than the first."""
-        if self.model is not None and self.model != model:
-            raise FailedPrecondition("another model", reason="EMBEDDING_MODEL_MISMATCH")
+    async def change(self, decide: Callable[[Catalogue], Catalogue]) -> Catalogue:
+        """Changes the catalogue."""
+        self.catalogue = decide(self.catalogue)
+        return self.catalogue
 
     def _rank(self, score: Callable[[NewChunk], float], view: View, *, limit: int) -> list[Hit]:
         self._check()

@@ -17,7 +17,16 @@ import pytest
 from services.retriever.backend.lite import LiteServer
 from services.retriever.backend.store import MilvusStore
 from services.retriever.config import RetrieverConfig
-from services.retriever.domain import Chunk, DocumentKey, EmbeddingModel, Header, NewChunk, NewDocument, StoredDocument
+from services.retriever.domain import (
+    INITIAL,
+    Chunk,
+    DocumentKey,
+    EmbeddingModel,
+    Header,
+    NewChunk,
+    NewDocument,
+    StoredDocument,
+)
 from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import ConfigError, FailedPrecondition
 from tandem.rpc.channel import connect
@@ -196,7 +205,7 @@ def document(text: str, version: str) -> NewDocument:
         update_time=1,
     )
     chunk = NewChunk(chunk=Chunk(start=0, end=len(text)), content=f"d\n{text}", prefix_length=2, vector=embed(text))
-    return NewDocument(document=stored, text=text, chunks=[chunk])
+    return NewDocument(document=stored, text=text, chunks={INITIAL: [chunk]})
 
 
 KEY = DocumentKey("halden", "d")
@@ -245,7 +254,7 @@ def breaking(store: MilvusStore, allowed: int) -> Iterator[None]:
 
 async def row_counts(store: MilvusStore) -> tuple[int, ...]:
     def do(client: Any, timeout: float) -> tuple[int, ...]:
-        names = ("tandem", "tandem_texts", "tandem_documents", "tandem_meta")
+        names = ("tandem_s_initial", "tandem_texts", "tandem_documents", "tandem_meta")
         fields = ["count(*)"]
         rows = [client.query(name, filter='id > ""', output_fields=fields, timeout=timeout) for name in names]
         return tuple(row[0]["count(*)"] for row in rows)
@@ -265,7 +274,7 @@ async def test_a_write_that_breaks_off_anywhere_leaves_one_whole_version_and_is_
                 (f"new{allowed}", "the new text") if replaced else (f"old{allowed}", "the old text")
             )
             await store.put([document("the next text", f"next{allowed}")])
-            assert await row_counts(store) == (1, 1, 1, 1)  # of meta the schema's version
+            assert await row_counts(store) == (1, 1, 1, 3)  # of meta the schema's version and the snapshot
 
 
 async def test_a_removal_that_breaks_off_anywhere_is_cleared_up(tmp_path: Path) -> None:
@@ -279,7 +288,7 @@ async def test_a_removal_that_breaks_off_anywhere_is_cleared_up(tmp_path: Path) 
     async with opened(tmp_path) as store:  # a start settles as a write does
         for left in (await store.live([KEY])).values():
             await store.remove(left)
-        assert await row_counts(store) == (0, 0, 0, 1)
+        assert await row_counts(store) == (0, 0, 0, 3)
 
 
 async def test_a_file_serves_one_retriever(tmp_path: Path) -> None:
@@ -300,8 +309,8 @@ async def test_a_collection_keeps_its_dimension_and_model(tmp_path: Path) -> Non
         async with opened(tmp_path, dimension=33):
             pass
     async with opened(tmp_path) as store:
-        store.check_model(MODEL)
-        with pytest.raises(FailedPrecondition, match="RETRIEVER_COLLECTION"):
+        assert store.catalogue.live.model == MODEL
+        with pytest.raises(FailedPrecondition):
             await store.adopt_model(EmbeddingModel(name="other", sha256="cd" * 32, dimension=DIMENSION))
 
 

@@ -5,9 +5,22 @@ from typing import Any
 
 from services.retriever.backend.connection import MilvusConnection
 from services.retriever.backend.keys import document_row, in_view, literal, visible
-from services.retriever.backend.rows import CHUNK_FIELDS, DOCUMENT_FIELDS, entity_to_hit, row_to_document, text_ids
+from services.retriever.backend.rows import (
+    CHUNK_FIELDS,
+    DOCUMENT_FIELDS,
+    NEAR_FIELDS,
+    around,
+    covering,
+    cut_out,
+    entity_to_hit,
+    entity_to_near,
+    outline_ids,
+    row_to_document,
+    text_ids,
+)
 from services.retriever.backend.schema import Names
-from services.retriever.domain import DocumentKey, Hit, StoredDocument, Vector, View
+from services.retriever.backend.snapshots import SnapshotRows
+from services.retriever.domain import Block, DocumentKey, Hit, Near, StoredDocument, Vector, View, load_outline
 from tandem.errors import NotFound
 from tandem.security import Principal
 
@@ -18,9 +31,10 @@ _TEXTS_PER_CALL = 32
 class Reading:
     """Reads the collections."""
 
-    def __init__(self, connection: MilvusConnection, names: Names) -> None:
+    def __init__(self, connection: MilvusConnection, names: Names, snapshots: SnapshotRows) -> None:
         self._connection = connection
         self._names = names
+        self._snapshots = snapshots
 
     async def live(self, keys: Sequence[DocumentKey]) -> dict[DocumentKey, StoredDocument]:
         """Returns the live versions of those documents that exist."""
@@ -32,13 +46,32 @@ class Reading:
             return document_rows(client, self._names, list(by_row), timeout=timeout)
 
         rows = await self._connection.call(do)
-        return {by_row[row["id"]]: row_to_document(by_row[row["id"]].tenant, row) for row in rows}
+        return {by_row[row["id"]]: self._document(row) for row in rows}
 
     async def page(self, principal: Principal, *, after: str, limit: int) -> list[StoredDocument]:
         """Returns documents past the id `after`; Milvus gives the rows of a limited query by primary key."""
         start = document_row(DocumentKey(principal.tenant, after))
         where = f"{visible(principal)} and id > {literal(start)}"
 
+        documents = [self._document(row) for row in await self._page(where, limit)]
+        return sorted(documents, key=lambda document: document.key.document_id)
+
+    async def scan(self, *, after: str, limit: int) -> tuple[list[StoredDocument], str]:
+        """Returns documents of all tenants past the row `after`, and the row to go on from."""
+        rows = sorted(await self._page(f"id > {literal(after)}", limit), key=lambda row: str(row["id"]))
+        return [self._document(row) for row in rows], str(rows[-1]["id"]) if len(rows) == limit else ""
+
+    async def count(self) -> int:
+        """Returns the number of documents of all tenants."""
+
+        def do(client: Any, timeout: float) -> int:
+            fields = ["count(*)"]
+            rows = client.query(self._names.documents, filter='id > ""', output_fields=fields, timeout=timeout)
+            return int(rows[0]["count(*)"])
+
+        return await self._connection.call(do)
+
+    async def _page(self, where: str, limit: int) -> list[Any]:
         def do(client: Any, timeout: float) -> list[Any]:
             return list(
                 client.query(
@@ -46,13 +79,29 @@ class Reading:
                 )
             )
 
-        documents = [row_to_document(principal.tenant, row) for row in await self._connection.call(do)]
-        return sorted(documents, key=lambda document: document.key.document_id)
+        return await self._connection.call(do)
+
+    def _document(self, row: Any) -> StoredDocument:
+        return row_to_document(row, live=self._snapshots.catalogue.live_key)
 
     async def text(self, document: StoredDocument) -> str:
         """Returns the extracted text of a version."""
-        ids = text_ids(document)
+        return await self._whole(text_ids(document))
 
+    async def outlined(self, document: StoredDocument) -> tuple[str, Sequence[Block]]:
+        """Returns the extracted text of a version and its blocks."""
+        ids = outline_ids(document)
+        whole = await self._whole([*text_ids(document), *ids])
+        text, outline = whole[: document.num_characters], whole[document.num_characters :]
+        return text, load_outline(outline, length=len(text))
+
+    async def _whole(self, ids: Sequence[str]) -> str:
+        parts = await self._parts(ids)
+        if len(parts) != len(ids):
+            raise NotFound("the document has just been replaced or deleted")
+        return "".join(parts[row_id] for row_id in ids)
+
+    async def _parts(self, ids: Sequence[str]) -> dict[str, str]:
         def do(client: Any, timeout: float) -> dict[str, str]:
             parts: dict[str, str] = {}
             for some in slices(ids, _TEXTS_PER_CALL):
@@ -60,26 +109,23 @@ class Reading:
                 parts.update((row["id"], row["text"]) for row in rows)
             return parts
 
-        parts = await self._connection.call(do)
-        if len(parts) != len(ids):
-            raise NotFound("the document has just been replaced or deleted")
-        return "".join(parts[row_id] for row_id in ids)
+        return await self._connection.call(do)
 
-    async def search_dense(self, vector: Vector, view: View, *, limit: int) -> list[Hit]:
+    async def search_dense(self, vector: Vector, view: View, *, snapshot: str, limit: int) -> list[Hit]:
         """Ranks what the view allows by cosine similarity."""
-        return await self._search(list(vector), view, field="dense", limit=limit)
+        return await self._search(list(vector), view, field="dense", snapshot=snapshot, limit=limit)
 
-    async def search_sparse(self, query: str, view: View, *, limit: int) -> list[Hit]:
+    async def search_sparse(self, query: str, view: View, *, snapshot: str, limit: int) -> list[Hit]:
         """Ranks what the view allows by BM25."""
-        return await self._search(query, view, field="sparse", limit=limit)
+        return await self._search(query, view, field="sparse", snapshot=snapshot, limit=limit)
 
-    async def _search(self, what: str | list[float], view: View, *, field: str, limit: int) -> list[Hit]:
+    async def _search(self, what: str | list[float], view: View, *, field: str, snapshot: str, limit: int) -> list[Hit]:
         where = in_view(view)
 
         def do(client: Any, timeout: float) -> list[Any]:
             return list(
                 client.search(
-                    self._names.chunks,
+                    self._names.chunks_of(snapshot),
                     data=[what],
                     anns_field=field,
                     filter=where,
@@ -90,6 +136,39 @@ class Reading:
             )
 
         return [entity_to_hit(view.principal.tenant, hit) for hit in await self._connection.call(do)]
+
+    async def vectors(self, row_ids: Sequence[str], *, snapshot: str) -> dict[str, Vector]:
+        """Returns the vectors of hits."""
+        rows = await self._chunks(row_ids, fields=["id", "dense"], snapshot=snapshot)
+        return {row["id"]: row["dense"] for row in rows}
+
+    async def neighbours(self, hits: Sequence[Hit], *, distance: int, snapshot: str) -> dict[str, list[Near]]:
+        """Returns what lies around hits: their keys say which rows to ask for."""
+        wanted = {hit.row_id: around(hit, distance) for hit in hits}
+        ids = sorted({row_id for near in wanted.values() for row_id in near})
+        found = {
+            row["id"]: entity_to_near(row) for row in await self._chunks(ids, fields=NEAR_FIELDS, snapshot=snapshot)
+        }
+        return {row_id: [found[near] for near in some if near in found] for row_id, some in wanted.items()}
+
+    async def excerpts(self, ranges: Sequence[tuple[StoredDocument, int, int]]) -> list[str | None]:
+        """Returns ranges of extracted texts, read by no more parts than they lie in."""
+        wanted = [covering(*some) for some in ranges]
+        parts = await self._parts(sorted({row_id for some in wanted for row_id in some}))
+        return [
+            cut_out([parts[row_id] for row_id in some], start, end) if all(row_id in parts for row_id in some) else None
+            for some, (_, start, end) in zip(wanted, ranges, strict=True)
+        ]
+
+    async def _chunks(self, ids: Sequence[str], *, fields: Sequence[str], snapshot: str) -> list[Any]:
+        def do(client: Any, timeout: float) -> list[Any]:
+            found: list[Any] = []
+            for some in slices(ids, ROWS_PER_CALL):
+                name = self._names.chunks_of(snapshot)
+                found += client.get(name, ids=some, output_fields=list(fields), timeout=timeout)
+            return found
+
+        return await self._connection.call(do)
 
 
 def document_rows(client: Any, names: Names, ids: Sequence[str], *, timeout: float) -> list[Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from services.retriever.domain.models import EmbeddingModel
-from tandem.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound, Unavailable
+from tandem.errors import AlreadyExists, FailedPrecondition, InvalidInput, NotFound
 
 INITIAL = "initial"
 MAX_SNAPSHOTS = 8
@@ -66,11 +66,11 @@ class Snapshot:
         return self.state in _WRITTEN
 
 
-class SnapshotsChanged(Unavailable):
+class SnapshotsChanged(FailedPrecondition):
     """Says that a document was prepared for other snapshots than there are now; prepare it again."""
 
     def __init__(self) -> None:
-        super().__init__("the snapshots have just changed", retry_after_s=0.1)
+        super().__init__("the snapshots have just changed; try again", reason="SNAPSHOTS_CHANGED")
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,10 @@ class Catalogue:
     def without(self, key: str) -> "Catalogue":
         """Returns the catalogue without a snapshot whose chunks are gone."""
         return replace(self, snapshots={k: one for k, one in self.snapshots.items() if k != key})
+
+    def adopted(self, model: EmbeddingModel) -> "Catalogue":
+        """Records the model of a live snapshot that has held no vectors so far."""
+        return self.with_one(replace(self.live, model=model)) if self.live.model is None else self
 
     def created(self, snapshot: Snapshot) -> "Catalogue":
         """Adds a snapshot to be built."""

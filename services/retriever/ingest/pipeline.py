@@ -15,14 +15,18 @@ from typing import Any
 
 from opentelemetry.trace import Tracer
 
-from services.retriever.chunking import prefix_of
+from services.retriever.chunking import cut, drafts
 from services.retriever.domain import (
+    Chunk,
     DocumentKey,
     Embedder,
+    EmbeddingModel,
     NewChunk,
     NewDocument,
     ParsedDocument,
     Parser,
+    Snapshot,
+    SnapshotsChanged,
     Store,
     StoredDocument,
     Unreadable,
@@ -33,7 +37,7 @@ from services.retriever.ingest.batcher import Batcher
 from services.retriever.ingest.reasons import ADVICE
 from services.retriever.ingest.window import Limits, Window
 from services.retriever.metrics import RetrieverMetrics
-from tandem.errors import Overloaded, PermissionDenied
+from tandem.errors import FailedPrecondition, Overloaded, PermissionDenied
 from tandem.security import Principal
 
 # Part of every header's digest: raising it makes the next ingestion of an unchanged document process it anew.
@@ -59,9 +63,8 @@ class Ingestion:
         self._limits = limits
         self._metrics = metrics
         self._tracer = tracer
-        self._recipe = f"{_RECIPE}/{limits.chunk_characters}"
         self._streams = 0
-        self._embed: Batcher[str, Vector] = Batcher(
+        self._embed: Batcher[tuple[EmbeddingModel | None, str], Vector] = Batcher(
             self._embed_batch,
             max_weight=limits.embed_batch_texts * 4096,
             max_items=limits.embed_batch_texts,
@@ -155,7 +158,7 @@ class Ingestion:
         if upload.fault is not None:
             return Result(upload.document_id, State.REJECTED, digest)
         key = DocumentKey(principal.tenant, upload.document_id)
-        header_digest = upload.header.digest(self._recipe)
+        header_digest = upload.header.digest(_RECIPE)
         old = await self._live.submit(key, weight=1)
         if old is not None and not old.open_to(principal):
             raise _NotYours("the document exists and is open to other groups only", reason="DOCUMENT_NOT_VISIBLE")
@@ -174,41 +177,78 @@ class Ingestion:
             version=uuid.uuid4().hex,
             content_sha256=digest,
             header_sha256=header_digest,
-            num_chunks=len(parsed.chunks),
+            num_chunks=0,
             num_characters=len(parsed.text),
             update_time=time.time_ns() // 1000,
         )
-        started = time.perf_counter()
-        chunks = await self._embedded(parsed, header.title)
-        timings.embed += time.perf_counter() - started
-        started = time.perf_counter()
-        new = NewDocument(document=document, text=parsed.text, chunks=chunks)
-        await self._write.submit(new, weight=len(chunks))
-        timings.write += time.perf_counter() - started
-        return Result(upload.document_id, State.INDEXED, digest, num_chunks=len(chunks))
+        num_chunks = await self._keep(document, parsed, timings=timings)
+        return Result(upload.document_id, State.INDEXED, digest, num_chunks=num_chunks)
 
-    async def _embedded(self, parsed: ParsedDocument, title: str) -> list[NewChunk]:
-        prefixes = [prefix_of(parsed.text, chunk, title=title) for chunk in parsed.chunks]
-        contents = [
-            prefix + parsed.text[chunk.start : chunk.end] for prefix, chunk in zip(prefixes, parsed.chunks, strict=True)
-        ]
-        vectors = await asyncio.gather(*(self._embed.submit(content, weight=len(content)) for content in contents))
-        return [
-            NewChunk(chunk=chunk, content=content, prefix_length=len(prefix), vector=vector)
-            for chunk, content, prefix, vector in zip(parsed.chunks, contents, prefixes, vectors, strict=True)
-        ]
+    async def _keep(self, document: StoredDocument, parsed: ParsedDocument, *, timings: Timings) -> int:
+        """Embeds and writes a document for every snapshot that is to have it; returns its number of live chunks."""
+        known: dict[tuple[int, EmbeddingModel | None], list[NewChunk]] = {}
+        while True:
+            catalogue = self._store.catalogue
+            started = time.perf_counter()
+            chunks = {}
+            try:
+                for one in catalogue.written:
+                    recipe = one.chunk_characters, one.model
+                    if recipe not in known and not await self._embedded(document, parsed, one, into=known):
+                        continue
+                    chunks[one.key] = known[recipe]
+                timings.embed += time.perf_counter() - started
+                started = time.perf_counter()
+                kept = replace(document, num_chunks=len(chunks[catalogue.live_key]))
+                new = NewDocument(document=kept, text=parsed.text, chunks=chunks, blocks=parsed.blocks)
+                await self._write.submit(new, weight=sum(map(len, chunks.values())))
+            except SnapshotsChanged:
+                continue  # one was created, promoted or deleted meanwhile; what was embedded is not embedded again
+            timings.write += time.perf_counter() - started
+            return kept.num_chunks
+
+    async def _embedded(
+        self,
+        document: StoredDocument,
+        parsed: ParsedDocument,
+        snapshot: Snapshot,
+        *,
+        into: dict[tuple[int, EmbeddingModel | None], list[NewChunk]],
+    ) -> bool:
+        """Cuts and embeds a document as a snapshot has it; gives up one beside the live one whose model is gone."""
+        limit, model = snapshot.chunk_characters, snapshot.model
+        chunks: Sequence[Chunk] = parsed.chunks
+        if limit != self._limits.chunk_characters:
+            chunks = await asyncio.to_thread(cut, parsed.text, parsed.blocks, limit=limit)
+        made = drafts(parsed.text, chunks, title=document.header.title)
+        submitted = [self._embed.submit((model, draft.content), weight=len(draft.content)) for draft in made]
+        try:
+            vectors = await asyncio.gather(*submitted)
+        except FailedPrecondition as error:
+            if error.reason != "EMBEDDING_MODEL_MISMATCH" or snapshot.key == self._store.catalogue.live_key:
+                raise
+            message, now = error.message, time.time_ns() // 1000
+            await self._store.change(lambda catalogue: catalogue.failed(snapshot.key, message, now))
+            return False
+        into[limit, model] = [replace(draft, vector=vector) for draft, vector in zip(made, vectors, strict=True)]
+        return True
 
     async def _live_batch(self, keys: Sequence[DocumentKey]) -> Sequence[StoredDocument | None]:
         live = await self._store.live(keys)
         return [live.get(key) for key in keys]
 
-    async def _embed_batch(self, texts: Sequence[str]) -> Sequence[Vector]:
+    async def _embed_batch(self, texts: Sequence[tuple[EmbeddingModel | None, str]]) -> Sequence[Vector]:
         started = time.perf_counter()
-        with self._tracer.start_as_current_span("retriever.embed"):
-            embedded = await self._embedder.embed(texts)
-        await self._store.adopt_model(embedded.model)
+        vectors: dict[tuple[EmbeddingModel | None, str], Vector] = {}
+        for model in dict.fromkeys(model for model, _ in texts):
+            some = list(dict.fromkeys(text for other, text in texts if other == model))
+            with self._tracer.start_as_current_span("retriever.embed"):
+                embedded = await self._embedder.embed(some, model=model)
+            if model is None:
+                await self._store.adopt_model(embedded.model)
+            vectors.update(((model, text), vector) for text, vector in zip(some, embedded.vectors, strict=True))
         self._metrics.ingest_seconds.labels(stage="embed").observe(time.perf_counter() - started)
-        return embedded.vectors
+        return [vectors[text] for text in texts]
 
     async def _write_batch(self, documents: Sequence[NewDocument]) -> Sequence[None]:
         started = time.perf_counter()
@@ -216,7 +256,7 @@ class Ingestion:
             for group in _apart(documents):
                 await self._store.put(group)
         self._metrics.ingest_seconds.labels(stage="write").observe(time.perf_counter() - started)
-        self._metrics.chunks.inc(sum(len(document.chunks) for document in documents))
+        self._metrics.chunks.inc(sum(len(chunks) for document in documents for chunks in document.chunks.values()))
         return [None] * len(documents)
 
 

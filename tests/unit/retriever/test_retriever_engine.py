@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from services.retriever.domain import (
+    INITIAL,
     Chunk,
     DocumentKey,
     EmbeddingModel,
@@ -40,7 +41,7 @@ def new(document_id: str, text: str, *, tenant: str = "halden", version: str = "
         update_time=1,
     )
     chunk = NewChunk(chunk=Chunk(start=0, end=len(text)), content="T\n" + text, prefix_length=2, vector=embed(text))
-    return NewDocument(document=document, text=text, chunks=[chunk])
+    return NewDocument(document=document, text=text, chunks={INITIAL: [chunk]})
 
 
 class Room:

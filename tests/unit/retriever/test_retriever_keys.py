@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from services.retriever.backend.keys import document_row, encode, group_marks, in_view, part_rows, visible
 from services.retriever.backend.rows import chunk_rows, document_to_row, entity_to_hit, row_to_document, text_rows
-from services.retriever.domain import Chunk, DocumentKey, Header, NewChunk, NewDocument, StoredDocument, View
+from services.retriever.domain import (
+    INITIAL,
+    Chunk,
+    Cut,
+    DocumentKey,
+    Header,
+    NewChunk,
+    NewDocument,
+    StoredDocument,
+    View,
+)
 from tandem.security import Principal
 
 HOSTILE = [
@@ -45,12 +55,13 @@ def stored(tenant: str, header: Header, text: str = "text") -> NewDocument:
         num_chunks=1,
         num_characters=len(text),
         update_time=7,
+        cuts={INITIAL: Cut(1, "ab")},
     )
     chunk = Chunk(start=0, end=len(text), headings=("A", 'B"|/'), page=3)
     return NewDocument(
         document=document,
         text=text,
-        chunks=[NewChunk(chunk=chunk, content=f"title\n{text}", prefix_length=6, vector=[1.0, 0.0])],
+        chunks={INITIAL: [NewChunk(chunk=chunk, content=f"title\n{text}", prefix_length=6, vector=[1.0, 0.0])]},
     )
 
 
@@ -73,7 +84,7 @@ def test_the_filter_allows_exactly_what_the_domain_allows(
         shown = new.document.open_to(principal)
         row = document_to_row(new.document)
         assert allows(visible(principal), row) == shown
-        chunk = chunk_rows(new)[0]
+        chunk = chunk_rows(new.document, new.chunks[INITIAL])[0]
         assert allows(in_view(View(principal, moment)), chunk) == (shown and new.document.valid_at(moment))
 
 
@@ -92,9 +103,9 @@ def test_rows_come_back_as_they_went(tenant: str, text: str) -> None:
         source="s", media_type="text/plain", title=text, groups=("b", "a"), valid_from=5, attributes={"k": text}
     )
     new = stored(tenant, header, text * 300)
-    assert row_to_document(tenant, document_to_row(new.document)) == new.document
-    assert "".join(row["text"] for row in text_rows(new)) == new.text
-    hit = entity_to_hit(tenant, {"entity": chunk_rows(new)[0]})
+    assert row_to_document(document_to_row(new.document), live=INITIAL) == new.document
+    assert "".join(row["text"] for row in text_rows(new, "")) == new.text
+    hit = entity_to_hit(tenant, {"entity": chunk_rows(new.document, new.chunks[INITIAL])[0]})
     assert (hit.key, hit.version, hit.chunk, hit.text) == (
         new.document.key,
         new.document.version,
