@@ -131,6 +131,12 @@ class Searcher:
             return given
         with run.timed("embed"), self._tracer.start_as_current_span("retriever.embed"):
             embedded = await self._embedder.embed([run.wish.query], model=run.snapshot.model)
+        if embedded.model.dimension != dimension:
+            raise FailedPrecondition(
+                f"the embedder's vectors have {embedded.model.dimension} components, the collection's {dimension}: run "
+                "the embedder with the model that the collection was made with",
+                reason="EMBEDDING_MODEL_MISMATCH",
+            )
         return embedded.vectors[0]
 
     async def _candidates(self, run: _Run, vector: Vector) -> tuple[list[Candidate], dict[DocumentKey, StoredDocument]]:

@@ -1,0 +1,166 @@
+"""The stages of a search that compute alone: fusion, duplicates, diversity, neighbours."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.retriever.domain import Chunk, DocumentKey, Hit, Near, ReciprocalRank, Weighted
+from services.retriever.engine.diversity import diversify
+from services.retriever.engine.duplicates import without_duplicates
+from services.retriever.engine.fusion import Candidate, fuse, scaled
+from services.retriever.engine.neighbours import ranges
+
+LETTERS = "abcdefgh"
+rankings = st.lists(st.sampled_from(LETTERS), unique=True)
+weights = st.floats(0, 1)
+
+
+def hit(row_id: str, *, score: float = 0.0, text: str = "x", document: str = "d", ordinal: int = 0) -> Hit:
+    chunk = Chunk(10 * ordinal, 10 * ordinal + 9)
+    return Hit(row_id, DocumentKey("t", document), "v", chunk, text, ordinal=ordinal, score=score)
+
+
+def ranked(rows: list[str], *, low: float = 0.0) -> list[Hit]:
+    return [hit(row, score=low + len(rows) - at) for at, row in enumerate(rows)]
+
+
+@given(rankings, rankings, st.integers(1, 1000), weights)
+def test_reciprocal_rank_sums_places_by_weight(dense: list[str], sparse: list[str], k: int, weight: float) -> None:
+    fused = fuse(ranked(dense), ranked(sparse, low=5), ReciprocalRank(k, weight))
+    assert {item.hit.row_id for item in fused} == {*dense, *sparse}
+    assert [item.score for item in fused] == sorted((item.score for item in fused), reverse=True)
+    for item in fused:
+        row = item.hit.row_id
+        assert item.dense_rank == (dense.index(row) + 1 if row in dense else None)
+        assert item.sparse_rank == (sparse.index(row) + 1 if row in sparse else None)
+        assert item.dense_score == (len(dense) - dense.index(row) if row in dense else None)
+        assert item.sparse_score == (5 + len(sparse) - sparse.index(row) if row in sparse else None)
+        terms = [
+            share / (k + ranking.index(row) + 1)
+            for share, ranking in ((2 * weight, dense), (2 * (1 - weight), sparse))
+            if row in ranking
+        ]
+        assert item.score == pytest.approx(sum(terms))
+
+
+def test_half_each_is_the_sum_of_the_paper() -> None:
+    fused = fuse(ranked(["a", "b"]), ranked(["b"]), ReciprocalRank())
+    assert [(item.hit.row_id, item.score) for item in fused] == [
+        ("b", pytest.approx(1 / 62 + 1 / 61)),
+        ("a", pytest.approx(1 / 61)),
+    ]
+
+
+@given(rankings, rankings, weights)
+def test_weighted_fusion_adds_scores_scaled_within_their_ranking(
+    dense: list[str], sparse: list[str], weight: float
+) -> None:
+    fused = fuse(ranked(dense), ranked(sparse, low=-7), Weighted(weight))
+    for item in fused:
+        row = item.hit.row_id
+        parts = [
+            share * (1 - ranking.index(row) / (len(ranking) - 1) if len(ranking) > 1 else 1.0)
+            for share, ranking in ((weight, dense), (1 - weight, sparse))
+            if row in ranking
+        ]
+        assert item.score == pytest.approx(sum(parts))
+        assert -1e-9 <= item.score <= 1 + 1e-9
+
+
+def test_ties_keep_the_order_of_the_rankings() -> None:
+    for fusion in (ReciprocalRank(), Weighted()):
+        fused = fuse(ranked(["a"]), ranked(["b"]), fusion)
+        assert [item.hit.row_id for item in fused] == ["a", "b"]
+
+
+@given(st.lists(st.floats(-1e6, 1e6)))
+def test_scaled_scores_lie_between_0_and_1(scores: list[float]) -> None:
+    result = scaled(scores)
+    assert all(0 <= value <= 1 for value in result)
+    assert scores == [] or max(result) == 1
+
+
+def test_of_the_same_text_the_best_stays() -> None:
+    texts = ["Glass breakage", "no excess", " glass\n BREAKAGE ", "glass breakages", "No  excess"]
+    candidates = [Candidate(hit(str(at), text=text), score=-at) for at, text in enumerate(texts)]
+    assert [item.hit.row_id for item in without_duplicates(candidates)] == ["0", "1", "3"]
+
+
+directions = st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3)
+
+
+@given(st.dictionaries(st.sampled_from(LETTERS), st.tuples(st.floats(-5, 5), directions)), weights, st.integers(1, 9))
+def test_diversity_never_raises_the_score_along_the_way(
+    given: dict[str, tuple[float, list[float]]], diversity: float, top_k: int
+) -> None:
+    candidates = [Candidate(hit(row), score=score) for row, (score, _) in given.items()]
+    candidates.sort(key=lambda item: -item.score)
+    vectors = {row: vector for row, (_, vector) in given.items()}
+    chosen = diversify(candidates, vectors, diversity=diversity, top_k=top_k)
+    assert len(chosen) == min(top_k, len(candidates)) == len({item.hit.row_id for item in chosen})
+    assert all(one.score >= other.score for one, other in pairwise(chosen))
+    if chosen:
+        assert chosen[0].hit.row_id == candidates[0].hit.row_id or diversity == 1
+
+
+def test_diversity_prefers_what_says_something_else() -> None:
+    candidates = [Candidate(hit(row), score=score) for row, score in (("a", 1.0), ("b", 0.9), ("c", 0.5), ("d", 0.0))]
+    vectors = {"a": [1.0, 0.0], "b": [2.0, 0.1], "c": [0.0, 1.0], "d": [0.0, -1.0]}
+    order = lambda diversity: [  # noqa: E731
+        item.hit.row_id for item in diversify(candidates, vectors, diversity=diversity, top_k=3)
+    ]
+    assert order(0.0) == ["a", "b", "c"]
+    assert order(0.5) == ["a", "c", "d"]
+    assert order(1.0) == ["a", "c", "d"]
+    del vectors["c"]
+    assert order(0.5)[1] == "c", "what has no vector is like nothing"
+
+
+def near(*ordinals: int) -> list[Near]:
+    return [Near(ordinal, 10 * ordinal, 10 * ordinal + 9) for ordinal in ordinals]
+
+
+def test_ranges_are_widened_and_those_that_meet_are_one() -> None:
+    candidates = [
+        Candidate(hit("a", document="one", ordinal=7), score=4),
+        Candidate(hit("b", document="two", ordinal=7), score=3),
+        Candidate(hit("c", document="one", ordinal=2), score=2),
+        Candidate(hit("d", document="one", ordinal=5), score=1),  # joins a and c
+    ]
+    around = {"a": near(6, 7, 8), "b": near(6, 7), "c": near(1, 2, 3), "d": near(4, 5, 6)}
+    found = ranges(candidates, around)
+    assert [(item.found, item.first, item.last, item.start, item.end) for item in found] == [
+        (0, 1, 8, 10, 89),
+        (1, 6, 7, 60, 79),
+    ]
+
+
+def test_chunks_that_are_next_to_each_other_meet_and_others_do_not() -> None:
+    candidates = [Candidate(hit(str(at), ordinal=at), score=-at) for at in (0, 3, 5)]
+    assert [item.first for item in ranges(candidates, {"0": near(0, 1), "3": near(2, 3), "5": near(5)})] == [0, 5]
+
+
+@given(st.lists(st.tuples(st.sampled_from("xy"), st.integers(0, 30)), unique=True, max_size=8), st.integers(0, 5))
+def test_ranges_hold_each_chunk_once(places: list[tuple[str, int]], distance: int) -> None:
+    candidates = [
+        Candidate(hit(f"{document}{ordinal}", document=document, ordinal=ordinal), score=-at)
+        for at, (document, ordinal) in enumerate(places)
+    ]
+    around = {
+        f"{document}{ordinal}": near(*range(max(0, ordinal - distance), min(30, ordinal + distance) + 1))
+        for document, ordinal in places
+    }
+    found = ranges(candidates, around)
+    covered = [(item.key.document_id, ordinal) for item in found for ordinal in range(item.first, item.last + 1)]
+    expected = {(document, item.ordinal) for document, ordinal in places for item in around[f"{document}{ordinal}"]}
+    assert sorted(covered) == sorted(expected)
+    assert [item.found for item in found] == sorted(item.found for item in found)
+    assert all(not one.meets(other) for one in found for other in found if one is not other)
+
+
+def test_a_chunk_that_is_gone_ends_the_range() -> None:
+    candidates = [Candidate(hit("a", ordinal=5), score=1)]
+    assert [(item.first, item.last) for item in ranges(candidates, {"a": near(3, 6)})] == [(5, 6)]
+    assert [(item.first, item.last) for item in ranges(candidates, {})] == [(5, 5)]
