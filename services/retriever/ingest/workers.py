@@ -11,6 +11,7 @@ from typing import Any
 
 from services.retriever.chunking import MAX_HEADING
 from services.retriever.domain import Chunk, ParsedDocument, Unreadable, load_outline
+from services.retriever.ingest.reasons import refusal
 from services.retriever.ingest.worker import FRAME
 from tandem.errors import Unavailable
 
@@ -60,17 +61,18 @@ class ParserPool:
             await worker.begin()
             async with asyncio.timeout(self._seconds):
                 answer = await worker.exchange(body, max_answer=self._max_answer)
-            parsed = _checked(answer, max_characters=self._max_characters)
+            # A long answer takes a while to check: the event loop goes on meanwhile.
+            parsed = await asyncio.to_thread(checked, answer, max_characters=self._max_characters)
             sound = True
             return parsed
         except Unreadable as error:
             sound = error.reason not in _UNSOUND
             raise
         except TimeoutError:
-            raise Unreadable("TIMEOUT", f"reading the document takes more than {self._seconds:g} s") from None
+            raise refusal("TIMEOUT", f"reading the document takes more than {self._seconds:g} s") from None
         except (asyncio.IncompleteReadError, ConnectionError):
             log.warning("parsing process died")
-            raise Unreadable("CRASHED", "reading the document crashed the parser") from None
+            raise refusal("CRASHED", "reading the document crashed the parser") from None
         finally:
             # A process whose answer nobody waited for, because the caller left or time was up, is of no more use, nor
             # one that has run out of memory or does not keep to the form of an answer.
@@ -111,7 +113,7 @@ class _Worker:
         await process.stdin.drain()
         (size,) = FRAME.unpack(await process.stdout.readexactly(FRAME.size))
         if size > max_answer:
-            raise Unreadable("CRASHED", "the parser gave an answer beyond all limits")
+            raise refusal("CRASHED", "the parser gave an answer beyond all limits")
         return await process.stdout.readexactly(size)
 
     async def end(self) -> None:
@@ -125,7 +127,7 @@ class _Worker:
         await process.wait()
 
 
-def _checked(answer: bytes, *, max_characters: int) -> ParsedDocument:
+def checked(answer: bytes, *, max_characters: int) -> ParsedDocument:
     """Returns what a worker answered; trusts nothing of it, for the document may have taken the worker over."""
     try:
         row: dict[str, Any] = json.loads(answer)
@@ -136,14 +138,14 @@ def _checked(answer: bytes, *, max_characters: int) -> ParsedDocument:
         chunks = tuple(_chunk(chunk) for chunk in row["chunks"])
         blocks = load_outline(str(row["outline"]), length=len(text))
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise Unreadable("CRASHED", "the parser gave an answer that is none") from None
+        raise refusal("CRASHED", "the parser gave an answer that is none") from None
     at = 0
     for chunk in chunks:
         if not at <= chunk.start < chunk.end <= len(text):
-            raise Unreadable("CRASHED", "the parser gave chunks outside of the text")
+            raise refusal("CRASHED", "the parser gave chunks outside of the text")
         at = chunk.end
     if not chunks or len(text) > max_characters:
-        raise Unreadable("CRASHED", "the parser gave an answer beyond its limits")
+        raise refusal("CRASHED", "the parser gave an answer beyond its limits")
     return ParsedDocument(text=text, chunks=chunks, title=title, blocks=blocks)
 
 
