@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tandem.config import ServerConfig, setting
+from tandem.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +16,20 @@ class RetrieverConfig(ServerConfig):
     milvus_uri: str = setting(
         ".tandem/data/milvus.db",
         help="Where Milvus is: a file path runs Milvus Lite as a child process on that file; http(s)://host:port is a "
-        "Milvus 2.5 or newer.",
+        "server, https speaks TLS. BM25 needs Milvus 2.5; an older one (2.3 or newer) ranks by meaning alone.",
     )
     milvus_token: str = setting("", help="user:password or API key of the Milvus server; unused for a file.")
+    milvus_token_file: Path | None = setting(None, help="File with user:password, in place of MILVUS_TOKEN.")
+    milvus_ca_file: Path | None = setting(
+        None, help="PEM file of the authority that signs the server's certificate. Unset: those that gRPC brings."
+    )
+    milvus_cert_file: Path | None = setting(
+        None, help="PEM file of the retriever's own certificate, for a server that asks for one; with MILVUS_CA_FILE."
+    )
+    milvus_key_file: Path | None = setting(None, help="PEM file of the key of MILVUS_CERT_FILE, without a password.")
+    milvus_server_name: str = setting(
+        "", help="Name in the server's certificate where it is not the host of MILVUS_URI."
+    )
     collection: str = setting(
         "tandem",
         help="Name of the collections: <name>_documents, <name>_texts, <name>_meta and <name>_s_<key> for each "
@@ -43,10 +55,11 @@ class RetrieverConfig(ServerConfig):
         help="How often each replica on a Milvus server reads which snapshot is live.",
     )
     consistency: str = setting(
-        "Strong",
-        choices=("Strong", "Session", "Bounded"),
-        help="Consistency of reads on a Milvus server. Below Strong, a search may miss a document that was "
-        "acknowledged a moment before. Milvus Lite is always consistent.",
+        "Bounded",
+        choices=("Bounded", "Strong"),
+        help="What makes acknowledged writes visible on a Milvus server. Bounded: a write is acknowledged once reads "
+        "see it, and reads do not wait. Strong: reads wait for the server's newest tick, about 200 ms each; for "
+        "collections that the server keeps in several in-memory replicas. Milvus Lite is always consistent.",
     )
     store_timeout_seconds: float = setting(
         20.0, unit="s", minimum=0.1, maximum=600, help="Longest wait for one answer of Milvus."
@@ -142,3 +155,22 @@ class RetrieverConfig(ServerConfig):
             return self.spool_dir
         is_server = self.milvus_uri.startswith(("http://", "https://"))
         return Path(".tandem/data/spool") if is_server else Path(f"{self.milvus_uri}.spool")
+
+    def __post_init__(self) -> None:
+        tls = {
+            "CA_FILE": self.milvus_ca_file,
+            "CERT_FILE": self.milvus_cert_file,
+            "KEY_FILE": self.milvus_key_file,
+            "SERVER_NAME": self.milvus_server_name,
+        }
+        for name, value in tls.items():
+            if value and not self.milvus_uri.startswith("https://"):
+                raise ConfigError(f"RETRIEVER_MILVUS_{name} is for TLS: RETRIEVER_MILVUS_URI must begin with https://")
+        if (self.milvus_cert_file is None) != (self.milvus_key_file is None):
+            raise ConfigError("set both RETRIEVER_MILVUS_CERT_FILE and RETRIEVER_MILVUS_KEY_FILE, or neither")
+        if self.milvus_cert_file is not None and self.milvus_ca_file is None:
+            raise ConfigError("RETRIEVER_MILVUS_CERT_FILE needs RETRIEVER_MILVUS_CA_FILE too")
+        if self.milvus_token and self.milvus_token_file is not None:
+            raise ConfigError("set one of RETRIEVER_MILVUS_TOKEN and RETRIEVER_MILVUS_TOKEN_FILE, not both")
+        if "://" in self.milvus_uri and not self.milvus_uri.startswith(("http://", "https://")):
+            raise ConfigError(f"RETRIEVER_MILVUS_URI={self.milvus_uri!r} must be a path, http:// or https://host:port")

@@ -10,7 +10,10 @@ from typing import Any, TypeVar
 
 import grpc
 
+from services.retriever.backend.access import Access
 from services.retriever.backend.lite import LiteServer
+from services.retriever.backend.visibility import STRONG, Consistent
+from services.retriever.config import RetrieverConfig
 from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import DeadlineExceeded, Internal, Unavailable
 from tandem.rpc import call
@@ -19,9 +22,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _START_WAIT_S = 60.0
+_CONNECT_S = 10.0
+# A call that its thread has not ended by then is left to itself.
+_OVERTIME_S = 1.0
+_RECONNECT_MS = 1_000
 _PAUSES_S = (0.0, 0.2, 1.0, 5.0)
 _DOWN = "the vector store cannot be reached"
+_REFUSED = "the vector store does not accept the retriever's credentials any more"
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+_SHUT_OUT = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+# Milvus' own codes for what passes: starting, overloaded, not loaded again yet after a restart, nodes that moved.
+_PASSING = {1, 2, 3, 4, 6, 8, 9, 10, 101, 103, 400, 401, 500, 501, 502, 503, 600, 601, 602, 901, 902, 903}
 
 
 class _Session:
@@ -41,13 +52,13 @@ class _Session:
 class MilvusConnection:
     """Calls Milvus. Every call is bounded in time; those that an engine's death cut off are made once more."""
 
-    def __init__(self, *, uri: str, token: str, timeout_s: float, concurrency: int, metrics: RetrieverMetrics) -> None:
-        self._uri = uri
-        self._token = token
-        self._timeout_s = timeout_s
-        self._concurrency = concurrency
+    def __init__(self, config: RetrieverConfig, *, metrics: RetrieverMetrics) -> None:
+        self._access = Access.of(config)
+        self._consistency = config.consistency
+        self._timeout_s = config.store_timeout_seconds
+        self._concurrency = config.store_concurrency
         self._metrics = metrics
-        self._lite = None if "://" in uri else LiteServer(Path(uri))
+        self._lite = LiteServer(Path(self._access.uri)) if self._access.is_file else None
         self._session: _Session | None = None
         self._changed = asyncio.Condition()
         self._keeper: asyncio.Task[None] | None = None
@@ -93,10 +104,11 @@ class MilvusConnection:
         for _ in range(2):
             session = await self._current(deadline)
             answer: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(
-                session.executor, _guarded, do, session.client, deadline
+                session.executor, _guarded, do, self._view(session.client), deadline
             )
             either: set[asyncio.Future[Any]] = {answer, session.lost}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            patience = max(0.0, deadline - time.monotonic()) + _OVERTIME_S
+            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if answer.done() and not answer.cancelled():
                 error = answer.exception()
                 if error is None:
@@ -108,7 +120,12 @@ class MilvusConnection:
             else:
                 answer.cancel()
                 answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+                if not session.lost.done():
+                    break
         raise Unavailable(_DOWN, retry_after_s=1.0)
+
+    def _view(self, client: Any, level: str | None = None) -> Any:
+        return client if self.embedded else Consistent(client, level or self._consistency)
 
     async def _died(self, session: _Session) -> bool:
         """Tells whether a failed call was cut off by the engine's death, which is noticed a moment after."""
@@ -126,13 +143,15 @@ class MilvusConnection:
         return self._session
 
     async def _connect(self) -> None:
-        uri = await self._lite.start() if self._lite is not None else self._uri
         loop = asyncio.get_running_loop()
-        client = await loop.run_in_executor(None, _client, uri, self._token if self._lite is None else "")
+        if self._lite is not None:
+            client = await loop.run_in_executor(None, _lite_client, await self._lite.start())
+        else:
+            client = await loop.run_in_executor(None, _server_client, self._access)
         session = _Session(client, threads=self._concurrency)
         try:
             if self._on_open is not None:
-                await loop.run_in_executor(session.executor, _opening, self._on_open, client)
+                await loop.run_in_executor(session.executor, _opening, self._on_open, self._view(client, STRONG))
         except BaseException:
             session.close()
             raise
@@ -168,22 +187,35 @@ def _time_is_up() -> bool:
     return left is not None and left < 0.02
 
 
-def _client(uri: str, token: str) -> Any:
+def _lite_client(uri: str) -> Any:
+    with grpc.insecure_channel(uri) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_START_WAIT_S)
+        except grpc.FutureTimeoutError:
+            raise Unavailable("Milvus Lite does not answer on its socket", retry_after_s=5.0) from None
+    return _client(uri, timeout=_START_WAIT_S)
+
+
+def _server_client(access: Access) -> Any:
+    access.knock()
+    options = {f"grpc.{name}_reconnect_backoff_ms": _RECONNECT_MS for name in ("initial", "min", "max")}
+    # A connection of its own: pymilvus shares them by address and token, whatever certificates they were made with.
+    client = _client(access.uri, timeout=_CONNECT_S, dedicated=True, grpc_options=options, **access.arguments())
+    # gRPC connects again by itself; pymilvus' own way holds a lock over all calls meanwhile.
+    client._handler._on_rpc_error = lambda error: False
+    return client
+
+
+def _client(uri: str, *, timeout: float, **options: Any) -> Any:
     from pymilvus import MilvusClient  # takes a second or two: not before it is needed, and not on the event loop
     from pymilvus.exceptions import MilvusException
 
     # It prints a traceback for each failed call, with what the call said. The import sets the levels, so not before it.
     for name in ("pymilvus", "pymilvus.milvus_client"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    if uri.startswith("unix:"):
-        with grpc.insecure_channel(uri) as channel:
-            try:
-                grpc.channel_ready_future(channel).result(timeout=_START_WAIT_S)
-            except grpc.FutureTimeoutError:
-                raise Unavailable("Milvus Lite does not answer on its socket", retry_after_s=5.0) from None
     try:
-        return MilvusClient(uri=uri, token=token, timeout=_START_WAIT_S)
-    except MilvusException as error:
+        return MilvusClient(uri=uri, timeout=timeout, **options)
+    except (MilvusException, grpc.RpcError) as error:
         raise Unavailable(f"cannot connect to Milvus at {uri}", retry_after_s=5.0) from error
 
 
@@ -199,15 +231,21 @@ def _guarded(do: Callable[[Any, float], T], client: Any, deadline: float) -> T:
     if left <= 0.001:
         raise Unavailable(_DOWN, retry_after_s=1.0)
     try:
-        return do(client, left)
+        answer = do(client, left)
+        if isinstance(client, Consistent):
+            client.wait_until_visible(lambda: max(0.01, deadline - time.monotonic()))
+        return answer
     except grpc.RpcError as error:
         code = error.code() if isinstance(error, grpc.Call) else None
         if code in _LOST:
             raise Unavailable(_DOWN, retry_after_s=1.0) from error
+        if code in _SHUT_OUT:
+            log.error("Milvus refuses the retriever's credentials")
+            raise Unavailable(_REFUSED, reason="STORE_REFUSED") from error
         raise Internal(f"Milvus refused a call ({code})") from error
     except MilvusException as error:
         # pymilvus has no kind of its own for a lost connection; what else Milvus reports is our mistake.
-        if error.code in _LOST or _is_lost(error):
+        if error.code in _LOST or error.code in _PASSING or _is_lost(error):
             raise Unavailable(_DOWN, retry_after_s=1.0) from error
         raise Internal(f"Milvus refused a call (code {error.code})") from error
     except ValueError as error:

@@ -25,13 +25,7 @@ class MilvusStore:
         self._config = config
         self._names = Names.of(config.collection)
         self.bm25 = True
-        self.connection = MilvusConnection(
-            uri=config.milvus_uri,
-            token=config.milvus_token,
-            timeout_s=config.store_timeout_seconds,
-            concurrency=config.store_concurrency,
-            metrics=metrics,
-        )
+        self.connection = MilvusConnection(config, metrics=metrics)
         self._snapshots = SnapshotRows(self.connection, self._names, config)
         self.hold, self.refresh = self._snapshots.hold, self._snapshots.refresh
         self.make, self.drop = self._snapshots.make, self._snapshots.drop
