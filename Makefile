@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test lint types imports unit integration e2e deploy-test verify fix \
-        bench-generator soak \
+        bench-generator bench-retriever chaos-retriever soak \
         proto verify-proto verify-telemetry fix-telemetry verify-dashboards fix-dashboards lock clean
 
 help: ## Show the targets
@@ -90,6 +90,12 @@ $(VENV)/tools: | setup
 
 bench-generator: setup ## Measure the generator against its peers; options in ARGS, for example ARGS=--quick
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.generator $(ARGS)
+
+bench-retriever: setup ## Measure retrieval on public sets beside BM25 and brute force; ARGS='--data DIR --section NAME'
+	$(BIN)/python -m benchmarks.retriever $(ARGS)
+
+chaos-retriever: setup ## 200 rounds of kill -9 during ingestion, deletion and search; ARGS='--rounds 20'
+	$(BIN)/python -m benchmarks.retriever_chaos $(ARGS)
 
 soak: setup ## Half an hour of random load on a generator; options in ARGS, for example ARGS='--minutes 5'
 	$(BIN)/python -m benchmarks.soak $(ARGS)
