@@ -2,19 +2,34 @@
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.backend.keys import document_row, encode, group_marks, in_view, part_rows, visible
-from services.retriever.backend.rows import chunk_rows, document_to_row, entity_to_hit, row_to_document, text_rows
+from services.retriever.backend.keys import document_row, encode, group_marks, in_view, labels, part_rows, visible
+from services.retriever.backend.rows import (
+    PART_CHARACTERS,
+    around,
+    chunk_rows,
+    covering,
+    cut_out,
+    document_to_row,
+    entity_to_hit,
+    row_to_document,
+    text_rows,
+)
 from services.retriever.domain import (
     INITIAL,
     Chunk,
+    Condition,
     Cut,
     DocumentKey,
+    Filter,
     Header,
+    Hit,
     NewChunk,
     NewDocument,
     StoredDocument,
@@ -30,24 +45,38 @@ names = st.sampled_from(HOSTILE) | st.text(st.characters(exclude_categories=["Cs
 groups = st.frozensets(names, max_size=4)
 times = st.none() | st.integers(-(10**9), 10**9)
 
-_SHAPE = re.compile(
-    r'tenant == "([A-Za-z0-9_.~%!-]+)" and array_contains_any\(groups, (\["[A-Za-z0-9_.~%!:*, "-]*"\])\)'
-    r"(?: and valid_from <= (-?\d+) and valid_until > (-?\d+))?"
-)
+_NAME = r'"[A-Za-z0-9_.~%!:*=-]+"'
+_LIST = rf"\[{_NAME}(?:, {_NAME})*\]"
+_TERMS: list[tuple[str, Callable[[dict[str, Any], Any], bool]]] = [
+    (rf"tenant == (?P<value>{_NAME})", lambda row, value: row["tenant"] == value),
+    (rf"array_contains_any\(groups, (?P<value>{_LIST})\)", lambda row, value: not {*value}.isdisjoint(row["groups"])),
+    (r"valid_from <= (?P<value>-?\d+)", lambda row, value: row["valid_from"] <= value),
+    (r"valid_until > (?P<value>-?\d+)", lambda row, value: row["valid_until"] > value),
+    (rf"document in (?P<value>{_LIST})", lambda row, value: row["document"] in value),
+    (rf"media_type in (?P<value>{_LIST})", lambda row, value: row["media_type"] in value),
+    (r"updated >= (?P<value>-?\d+)", lambda row, value: row["updated"] >= value),
+    (rf"array_contains_any\(labels, (?P<value>{_LIST})\)", lambda row, value: not {*value}.isdisjoint(row["labels"])),
+    (rf"not \(array_contains_any\(labels, (?P<value>{_LIST})\)\)", lambda row, value: {*value}.isdisjoint(row["labels"])),
+]  # fmt: skip
 
 
 def allows(where: str, row: dict[str, Any]) -> bool:
-    """Evaluates a filter on a row; a filter of another shape is a fault by itself."""
-    match = _SHAPE.fullmatch(where)
-    assert match is not None, where
-    tenant, marks, since, until = match.groups()
-    shown = row["tenant"] == tenant and not set(json.loads(marks)).isdisjoint(row["groups"])
-    return shown and (since is None or (row["valid_from"] <= int(since) and row["valid_until"] > int(until)))
+    """Evaluates a filter on a row; one of another shape, or whose first terms are not the identity, is a fault."""
+    terms = where.split(" and ")
+    assert terms[0].startswith("tenant == ")
+    assert terms[1].startswith("array_contains_any(groups, ")
+    results = []
+    for term in terms:
+        found = [(match, judge) for shape, judge in _TERMS if (match := re.fullmatch(shape, term))]
+        assert len(found) == 1, term
+        match, judge = found[0]
+        results.append(judge(row, json.loads(match["value"])))
+    return all(results)
 
 
-def stored(tenant: str, header: Header, text: str = "text") -> NewDocument:
+def stored(tenant: str, header: Header, text: str = "text", *, document_id: str = "doc-1") -> NewDocument:
     document = StoredDocument(
-        key=DocumentKey(tenant, "doc-1"),
+        key=DocumentKey(tenant, document_id),
         header=header,
         version="ab12",
         content_sha256="0" * 64,
@@ -88,6 +117,48 @@ def test_the_filter_allows_exactly_what_the_domain_allows(
         assert allows(in_view(View(principal, moment)), chunk) == (shown and new.document.valid_at(moment))
 
 
+values = st.sampled_from(["", *HOSTILE]) | st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+keys = st.sampled_from(["k", "a=b", "a", *HOSTILE])
+attributes = st.dictionaries(keys, values, max_size=4)
+conditions = st.builds(Condition, keys, st.frozensets(values, max_size=3), st.booleans())
+ids = st.sampled_from(["a", "a.b", "a-b", "z" * 128])
+media_types = st.sampled_from(["text/plain", "text/markdown", *HOSTILE])
+
+
+@given(ids, attributes, media_types, st.lists(conditions, max_size=3), st.sets(ids), st.sets(media_types), times)
+def test_a_filter_in_milvus_says_what_it_says_in_the_domain(
+    document_id: str,
+    given_attributes: dict[str, str],
+    media_type: str,
+    wanted: list[Condition],
+    wanted_ids: set[str],
+    wanted_types: set[str],
+    since: int | None,
+) -> None:
+    header = Header(source="s", media_type=media_type, attributes=given_attributes)
+    new = stored("t", header, document_id=document_id)
+    narrowing = Filter(
+        document_ids=frozenset(wanted_ids),
+        media_types=frozenset(wanted_types),
+        conditions=tuple(wanted),
+        updated_since=since,
+    )
+    row = chunk_rows(new.document, new.chunks[INITIAL])[0]
+    assert len(row["labels"]) <= 2 * len(given_attributes)
+    assert max(map(len, row["labels"]), default=0) <= 512
+    for tenant in ("t", "u"):
+        view = View(Principal("s", tenant), 0, narrowing)
+        assert (
+            allows(in_view(view), row) == view.shows(new.document) == (tenant == "t" and narrowing.admits(new.document))
+        )
+
+
+@given(values, values, keys, keys)
+def test_labels_stay_apart(one: str, other: str, key: str, other_key: str) -> None:
+    same = (one, key) == (other, other_key)
+    assert (labels({key: one}) == labels({other_key: other})) == same
+
+
 @given(names, names)
 def test_names_stay_apart_and_plain(one: str, other: str) -> None:
     assert (encode(one) == encode(other)) == (one == other)
@@ -105,13 +176,29 @@ def test_rows_come_back_as_they_went(tenant: str, text: str) -> None:
     new = stored(tenant, header, text * 300)
     assert row_to_document(document_to_row(new.document), live=INITIAL) == new.document
     assert "".join(row["text"] for row in text_rows(new, "")) == new.text
-    hit = entity_to_hit(tenant, {"entity": chunk_rows(new.document, new.chunks[INITIAL])[0]})
-    assert (hit.key, hit.version, hit.chunk, hit.text) == (
-        new.document.key,
-        new.document.version,
-        new.chunks[0].chunk,
-        new.text,
-    )
+    hit = entity_to_hit(tenant, {"distance": 0.5, "entity": chunk_rows(new.document, new.chunks[INITIAL])[0]})
+    chunk = new.chunks[INITIAL][0].chunk
+    assert hit == Hit(hit.row_id, new.document.key, "ab12", chunk, new.text, ordinal=0, score=0.5)
+
+
+@given(st.text(min_size=1, max_size=9), st.data())
+def test_an_excerpt_is_read_by_the_parts_it_lies_in(text: str, data: st.DataObject) -> None:
+    new = stored("t", Header(source="s", media_type="text/plain"), text * 5_000)
+    start = data.draw(st.integers(0, len(new.text) - 1))
+    end = data.draw(st.integers(start + 1, len(new.text)))
+    rows = {row["id"]: row["text"] for row in text_rows(new, "")}
+    wanted = covering(new.document, start, end)
+    assert cut_out([rows[row_id] for row_id in wanted], start, end) == new.text[start:end]
+    assert len(wanted) <= (end - start) // PART_CHARACTERS + 2
+
+
+def test_a_hits_neighbours_are_named_by_its_own_key() -> None:
+    new = stored("t/x", Header(source="s", media_type="text/plain"))
+    row = document_row(new.document.key)
+    every = part_rows(row, "ab12", 6)
+    hit = Hit(every[4], new.document.key, "ab12", Chunk(0, 1), "x", ordinal=4)
+    assert around(hit, 1) == every[3:6]
+    assert around(replace(hit, row_id=every[1], ordinal=1), 2) == every[0:4]
 
 
 def test_row_keys_sort_as_document_ids_and_fit() -> None:
