@@ -15,7 +15,7 @@ from typing import Protocol
 
 from tandem.errors import ConfigError, Unauthenticated
 
-ROLES = ("user", "editor", "auditor", "operator", "service")
+ROLES = ("user", "editor", "auditor", "operator", "platform", "service")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Principal:
     """Is a caller whose identity is proven.
 
     Roles are "user" (ask, search, embed, generate), "editor" (ingest, delete), "auditor" (audit records), "operator"
-    (load and unload the tenant's adapters) and "service" (may speak for another principal).
+    (load and unload the tenant's adapters), "platform" (snapshots of the collection that all tenants share) and
+    "service" (may speak for another principal).
     """
 
     subject: str

@@ -21,7 +21,10 @@ DEFAULT_PORT = 7700
 _METRICS_OFFSET = 2000
 DEVELOPER = {
     "dev": Principal(
-        subject="dev", tenant="default", groups=frozenset(), roles=frozenset({"user", "editor", "auditor", "operator"})
+        subject="dev",
+        tenant="default",
+        groups=frozenset(),
+        roles=frozenset({"user", "editor", "auditor", "operator", "platform"}),
     )
 }
 

@@ -17,6 +17,7 @@ from services.retriever.jobs.runner import Runner
 from services.retriever.jobs.spool import Spool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.servicer import SERVICE_NAME, RetrieverServicer
+from services.retriever.snapshots import Builder, Keeper
 from tandem.rpc.channel import connect
 from tandem.rpc.server import App, Service, run
 from tandem.security import read_credential
@@ -79,11 +80,27 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
         tracer=telemetry.tracer,
     )
     jobs = _jobs(config, ingestion, metrics)
+    builder = Builder(
+        store=store,
+        models=bulk_embedders,
+        batch_texts=config.embed_batch_texts,
+        metrics=metrics,
+        tracer=telemetry.tracer,
+    )
+    keeper = Keeper(
+        store=store,
+        builder=builder,
+        models=bulk_embedders,
+        chunk_characters=config.chunk_characters,
+        analyzer=config.analyzer,
+        refresh_seconds=None if store.connection.embedded else config.snapshot_refresh_seconds,
+    )
     servicer = RetrieverServicer(
         searcher=searcher,
         documents=Documents(store=store, metrics=metrics),
         ingestion=ingestion,
         jobs=jobs,
+        keeper=keeper,
         collection=config.collection,
         max_message_bytes=config.max_message_bytes,
     )
@@ -91,9 +108,11 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
     async def start() -> None:
         await store.open()
         ingestion.start()
+        keeper.start()
         await jobs.start()
 
     async def stop() -> None:
+        await keeper.stop()
         await jobs.stop()
         await ingestion.stop()
         await parser.close()

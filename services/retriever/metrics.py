@@ -6,6 +6,7 @@ SPANS: dict[str, str] = {
     "retriever.parse": "Parsing and cutting of one document in a worker process.",
     "retriever.embed": "Embedding of a query, or of a batch of chunks, by the embedder.",
     "retriever.write": "One write of a batch of documents to Milvus.",
+    "retriever.rebuild": "Cutting, embedding and writing of some documents for a snapshot that is being built.",
     "retriever.search": "All of one search but the embedding of its query.",
 }
 """Spans that the retriever opens itself."""
@@ -66,6 +67,11 @@ class RetrieverMetrics:
         self.stale_hits = Counter(
             "tandem_retriever_stale_hits_total",
             "Hits dropped from a ranking because their document's version was not the live one.",
+            registry=registry,
+        )
+        self.snapshot_documents = Counter(
+            "tandem_retriever_snapshot_documents_total",
+            "Documents that the building of snapshots has cut, embedded and indexed anew.",
             registry=registry,
         )
         self.parse_failures = Counter(

@@ -192,7 +192,7 @@ def _filter(message: pb.SearchFilter) -> Filter:
     )
 
 
-def page(request: pb.ListDocumentsRequest) -> tuple[str, int]:
+def page(request: pb.ListDocumentsRequest | pb.ListSnapshotsRequest | pb.DiffSnapshotRequest) -> tuple[str, int]:
     """Returns the id that the page begins after and its size; raises InvalidInput."""
     if not 0 <= request.page_size <= MAX_PAGE:
         raise InvalidInput.of("page_size", f"must be 0 to {MAX_PAGE}")

@@ -14,7 +14,9 @@ from services.retriever.ingest.pipeline import Ingestion
 from services.retriever.jobs.registry import Jobs
 from services.retriever.servicer import checks, convert
 from services.retriever.servicer.jobs import JobCalls
+from services.retriever.servicer.snapshots import SnapshotCalls
 from services.retriever.servicer.uploads import uploads
+from services.retriever.snapshots import Keeper
 from tandem.errors import TooLarge
 from tandem.rpc import call
 from tandem.v1 import retriever_service_pb2 as pb
@@ -25,8 +27,8 @@ _ROOM = 4096  # of a message, for what is not counted
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class RetrieverServicer(JobCalls):
-    """Serves searches, documents and one ingestion."""
+class RetrieverServicer(JobCalls, SnapshotCalls):
+    """Serves searches, documents, one ingestion, its jobs, and the snapshots."""
 
     def __init__(
         self,
@@ -35,6 +37,7 @@ class RetrieverServicer(JobCalls):
         documents: Documents,
         ingestion: Ingestion,
         jobs: Jobs,
+        keeper: Keeper,
         collection: str,
         max_message_bytes: int,
     ) -> None:
@@ -42,6 +45,7 @@ class RetrieverServicer(JobCalls):
         self._documents = documents
         self._ingestion = ingestion
         self._jobs = jobs
+        self._keeper = keeper
         self._collection = collection
         self._max_bytes = max_message_bytes - _ROOM
 
