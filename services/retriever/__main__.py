@@ -18,6 +18,8 @@ from services.retriever.jobs.spool import Spool
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.servicer import SERVICE_NAME, RetrieverServicer
 from services.retriever.snapshots import Builder, Keeper
+from services.retriever.sources.config import load_sources
+from services.retriever.sources.watch import Watch
 from tandem.rpc.channel import connect
 from tandem.rpc.server import App, Service, run
 from tandem.security import read_credential
@@ -80,6 +82,8 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
         tracer=telemetry.tracer,
     )
     jobs = _jobs(config, ingestion, metrics)
+    sources = await asyncio.to_thread(load_sources, config.sources_file)
+    watch = Watch(sources, store=store, intake=ingestion, metrics=metrics)
     builder = Builder(
         store=store,
         models=bulk_embedders,
@@ -110,9 +114,11 @@ async def build(config: RetrieverConfig, telemetry: Telemetry) -> App:
         ingestion.start()
         keeper.start()
         await jobs.start()
+        watch.start()
 
     async def stop() -> None:
         await keeper.stop()
+        await watch.stop()
         await jobs.stop()
         await ingestion.stop()
         await parser.close()

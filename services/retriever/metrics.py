@@ -55,6 +55,30 @@ class RetrieverMetrics:
         self.spooled_bytes = Gauge(
             "tandem_retriever_spooled_bytes", "Bytes of jobs' documents that wait on the disk.", registry=registry
         )
+        self.source_last_success = Gauge(
+            "tandem_retriever_source_last_success_timestamp_seconds",
+            "When the last look at a live source began that succeeded, in seconds since 1970.",
+            ["source"],
+            registry=registry,
+        )
+        self.source_lag = Gauge(
+            "tandem_retriever_source_lag_seconds",
+            "How long ago that was, or the start where there was none: what appeared since may not be known.",
+            ["source"],
+            registry=registry,
+        )
+        self.source_documents = Gauge(
+            "tandem_retriever_source_documents",
+            "Documents that a live source showed at the last look.",
+            ["source"],
+            registry=registry,
+        )
+        self.source_failures = Counter(
+            "tandem_retriever_source_failures_total",
+            "Looks at a live source that failed, wholly or in part.",
+            ["source"],
+            registry=registry,
+        )
         self.search_seconds = Histogram(
             "tandem_retriever_search_seconds",
             "Time of one search, by mode (hybrid, dense, sparse) and stage (embed, dense, sparse, check, rerank, "

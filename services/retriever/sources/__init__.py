@@ -1,0 +1,1 @@
+"""Live sources: folders that are watched and feeds that are pulled."""
