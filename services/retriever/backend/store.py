@@ -21,11 +21,14 @@ _OPEN_TIMEOUT_S = 60.0
 class MilvusStore:
     """Keeps all state of the retriever in collections of Milvus."""
 
-    def __init__(self, config: RetrieverConfig, *, metrics: RetrieverMetrics) -> None:
+    def __init__(
+        self, config: RetrieverConfig, *, metrics: RetrieverMetrics, connection: MilvusConnection | None = None
+    ) -> None:
+        """Keeps it by the configured Milvus unless there is a connection already."""
         self._config = config
         self._names = Names.of(config.collection)
         self.bm25 = True
-        self.connection = MilvusConnection(config, metrics=metrics)
+        self.connection = connection or MilvusConnection(config, metrics=metrics)
         self._snapshots = SnapshotRows(self.connection, self._names, config)
         self.hold, self.refresh = self._snapshots.hold, self._snapshots.refresh
         self.make, self.drop = self._snapshots.make, self._snapshots.drop

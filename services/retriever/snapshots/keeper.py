@@ -192,7 +192,14 @@ class Keeper:
         for one in wanted:
             ours = self._refresh_seconds is None or one.key in self._created
             if self._building is None and (ours or _now() - one.update_time > _ABANDONED_US):
-                self._building = one.key, asyncio.create_task(self._build(one))
+                task = asyncio.create_task(self._build(one))
+                task.add_done_callback(self._ended)
+                self._building = one.key, task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("the build of a snapshot broke off", extra={"error": type(error).__name__})
+            self._wake.set()
 
     async def _drop(self) -> bool:
         """Removes what is dropped as far as nothing is on it; tells whether something is left."""

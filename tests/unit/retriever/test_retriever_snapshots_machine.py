@@ -1,0 +1,285 @@
+"""Snapshots under everything at once: writes, builds, kills between any two changes, promotions, roll-backs, deletions.
+
+The real store, ingestion, builder and keeper run on a Milvus in memory. Whatever happens, the live answers are those of
+a dictionary, cut as the live snapshot cuts; and what is left after a restart is what the documents need, no row more.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from services.retriever.backend.store import MilvusStore
+from services.retriever.chunking import cut
+from services.retriever.config import RetrieverConfig
+from services.retriever.domain import (
+    DocumentKey,
+    Header,
+    Mode,
+    SnapshotState,
+    Wish,
+)
+from services.retriever.domain.uploads import State, Timings, Upload
+from services.retriever.engine import Defaults, Documents, Searcher
+from services.retriever.ingest.pipeline import Ingestion
+from services.retriever.ingest.window import Limits
+from services.retriever.metrics import RetrieverMetrics
+from services.retriever.snapshots import Builder, Keeper
+from tandem.errors import AlreadyExists, FailedPrecondition, NotFound
+from tandem.security import Principal
+from tandem.telemetry import Telemetry
+from tests.fakes.retriever import DIMENSION, MODEL, FakeEmbedder, FakeParser
+from tests.fakes.retriever_milvus import FakeClient, FakeConnection, FakeMilvus, Killed
+
+LIMIT = 60
+CONFIG = RetrieverConfig(milvus_uri="unused.db", dimension=DIMENSION, chunk_characters=100)
+CALLERS = [Principal("s", tenant, groups) for tenant in ("a", "b") for groups in (frozenset(), frozenset({"g"}))]
+FILER = {tenant: Principal("f", tenant, frozenset({"g"})) for tenant in ("a", "b")}
+KEYS = st.builds(DocumentKey, st.sampled_from("ab"), st.sampled_from(["d1", "d2", "d3", "d4"]))
+TEXTS = (
+    st.integers(1, 6)
+    .flatmap(
+        lambda size: st.lists(st.sampled_from(["one", "two", "three", "four", "five"]), min_size=size, max_size=size)
+    )
+    .map(lambda names: "\n\n".join(f"Shared paragraph {number} says {name}." for number, name in enumerate(names)))
+)
+GROUPS = st.sampled_from([(), ("g",)])
+NAMES = st.sampled_from(["initial", "x", "y", "z"])
+Content = tuple[str, tuple[str, ...]]
+
+
+class Newest(FakeEmbedder):
+    """Serves one model, which is the newest."""
+
+    async def newest(self) -> Any:
+        """Returns the model."""
+        return MODEL
+
+
+class Process:
+    """Is one retriever from its start to its end."""
+
+    def __init__(self, milvus: FakeMilvus) -> None:
+        self.client = FakeClient(milvus)
+        telemetry = Telemetry("retriever")
+        metrics, tracer, embedder = RetrieverMetrics(telemetry.registry), telemetry.tracer, Newest()
+        self.store = MilvusStore(CONFIG, metrics=metrics, connection=FakeConnection(self.client))
+        limits = Limits(streams=9, documents=9, bytes=10**6, chunk_characters=CONFIG.chunk_characters)
+        self.ingestion = Ingestion(
+            store=self.store,
+            embedder=embedder,
+            parser=FakeParser(limit=CONFIG.chunk_characters),
+            limits=limits,
+            metrics=metrics,
+            tracer=tracer,
+        )
+        builder = Builder(store=self.store, models=embedder, batch_texts=4, metrics=metrics, tracer=tracer)
+        self.keeper = Keeper(
+            store=self.store, builder=builder, models=embedder, chunk_characters=LIMIT, analyzer="english",
+            refresh_seconds=None,
+        )  # fmt: skip
+        self.searcher = Searcher(
+            store=self.store, embedder=embedder, defaults=Defaults(), metrics=metrics, tracer=tracer
+        )
+        self.documents = Documents(store=self.store, metrics=metrics)
+
+    async def start(self) -> None:
+        await self.store.open()
+        self.ingestion.start()
+        self.keeper.start()
+
+    async def stop(self) -> None:
+        self.client.dead = True
+        await self.keeper.stop()
+        await self.ingestion.stop()
+
+
+class Snapshots(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.milvus = FakeMilvus()
+        self.process = Process(self.milvus)
+        self.oracle: dict[DocumentKey, Content] = {}
+        self.doubt: dict[DocumentKey, set[Content | None]] = {}
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.loop.run_until_complete(work)
+
+    def teardown(self) -> None:
+        try:
+            self.kill_and_restart()
+            self.run(self.settled())
+        finally:
+            self.run(self.process.stop())
+            self.run(self.loop.shutdown_default_executor())
+            self.loop.close()
+
+    @initialize()
+    def begin(self) -> None:
+        self.run(self.process.start())
+
+    # -- what happens ----------------------------------------------------------------------------------------------
+
+    @rule(documents=st.dictionaries(KEYS, st.tuples(TEXTS, GROUPS), min_size=1, max_size=3), turns=st.integers(0, 40))
+    def write(self, documents: dict[DocumentKey, Content], turns: int) -> None:
+        for key, content in documents.items():
+            self.doubt.setdefault(key, {self.oracle.get(key)}).add(content)
+
+        async def write() -> None:
+            await asyncio.gather(*(self.upload(tenant, documents) for tenant in ("a", "b")), self.turns(turns))
+
+        self.attempt(write())
+
+    async def upload(self, tenant: str, documents: dict[DocumentKey, Content]) -> None:
+        async def uploads() -> AsyncIterator[Upload]:
+            for key, (text, groups) in documents.items():
+                if key.tenant == tenant:
+                    header = Header(source="d.txt", media_type="text/plain", title="T", groups=groups)
+                    yield Upload(document_id=key.document_id, header=header, data=text.encode())
+
+        async for result in self.process.ingestion.run(FILER[tenant], uploads(), Timings()):
+            assert result.state is not State.REJECTED
+            key = DocumentKey(tenant, result.document_id)
+            self.sure(key, documents[key])
+
+    @rule(key=KEYS)
+    def delete(self, key: DocumentKey) -> None:
+        self.doubt.setdefault(key, {self.oracle.get(key)}).add(None)
+
+        async def delete() -> None:
+            with suppress(NotFound):
+                await self.process.documents.delete(FILER[key.tenant], key.document_id)
+            self.sure(key, None)
+
+        self.attempt(delete())
+
+    @rule(name=NAMES, limit=st.sampled_from([LIMIT, 100, 150]), turns=st.integers(0, 60))
+    def create(self, name: str, limit: int, turns: int) -> None:
+        self.operate(self.process.keeper.create(name, chunk_characters=limit, analyzer=None), turns)
+
+    @rule(name=NAMES, turns=st.integers(0, 5))
+    def promote(self, name: str, turns: int) -> None:
+        half = [one.snapshot_id for one in self.process.store.catalogue.listed if not one.served]
+        self.operate(self.process.keeper.promote(name), turns)
+        assert self.process.store.catalogue.live.snapshot_id not in half
+
+    @rule(turns=st.integers(0, 5))
+    def roll_back(self, turns: int) -> None:
+        self.operate(self.process.keeper.roll_back(), turns)
+
+    @rule(name=NAMES, turns=st.integers(0, 20))
+    def drop(self, name: str, turns: int) -> None:
+        self.operate(self.process.keeper.delete(name), turns)
+
+    @rule(turns=st.integers(1, 100))
+    def pass_time(self, turns: int) -> None:
+        self.run(self.turns(turns))
+
+    @precondition(lambda self: self.process.store.catalogue.written[1:])
+    @rule()
+    def finish_building(self) -> None:
+        self.run(self.built())
+
+    @rule(changes=st.integers(0, 12))
+    def doom(self, changes: int) -> None:
+        """Lets the process die after some more changes, whatever they are."""
+        self.process.client.budget = changes
+
+    @rule()
+    def kill_and_restart(self) -> None:
+        self.run(self.process.stop())
+        self.process = Process(self.milvus)
+        self.run(self.process.start())
+        for key, possible in self.doubt.items():
+            held = self.run(self.held(key))
+            assert held in possible, (key, held, possible)
+            self.sure(key, held, forget=False)
+        self.doubt.clear()
+
+    # -- what must hold --------------------------------------------------------------------------------------------
+
+    @invariant()
+    def live_answers_are_the_oracles(self) -> None:
+        if self.process.client.dead:
+            self.kill_and_restart()
+        if not self.doubt:
+            budget, self.process.client.budget = self.process.client.budget, None
+            self.run(self.check(""))
+            self.process.client.budget = budget
+
+    async def check(self, snapshot_id: str) -> None:
+        limit = self.process.store.catalogue.searched(snapshot_id).chunk_characters
+        for caller in CALLERS:
+            expected = sorted(
+                (key.document_id, text[chunk.start : chunk.end])
+                for key, (text, groups) in self.oracle.items()
+                if key.tenant == caller.tenant and (not groups or caller.groups)
+                for chunk in cut(text, [], limit=limit)
+            )
+            for mode in (Mode.SPARSE, Mode.DENSE):
+                wish = Wish(query="shared", top_k=100, mode=mode, keep_duplicates=True, snapshot=snapshot_id)
+                found = await self.process.searcher.search(caller, wish)
+                assert sorted((p.document.key.document_id, p.text) for p in found.passages) == expected, caller
+
+    async def settled(self) -> None:
+        """Checks, after a restart, every snapshot to the row."""
+        await self.built()
+        catalogue = self.process.store.catalogue
+        states = {one.state for one in catalogue.snapshots.values()}
+        assert states <= {SnapshotState.READY, SnapshotState.LIVE, SnapshotState.RETIRED}, catalogue
+        rows = self.milvus.collections
+        assert {name for name in rows if "_s_" in name} == {f"tandem_s_{key}" for key in catalogue.snapshots}
+        for one in catalogue.written:
+            await self.check(one.snapshot_id)
+            texts = [text for text, _ in self.oracle.values()]
+            number = sum(len(cut(text, [], limit=one.chunk_characters)) for text in texts)
+            assert len(rows[f"tandem_s_{one.key}"]) == number
+        assert len(rows["tandem_documents"]) == len(self.oracle)
+        assert len(rows["tandem_meta"]) == 2 + len(catalogue.snapshots)
+
+    # -- how it is done --------------------------------------------------------------------------------------------
+
+    def sure(self, key: DocumentKey, content: Content | None, *, forget: bool = True) -> None:
+        if forget:
+            self.doubt.pop(key, None)
+        self.oracle.pop(key, None)
+        if content is not None:
+            self.oracle[key] = content
+
+    def operate(self, work: Coroutine[Any, Any, Any], turns: int) -> None:
+        async def operate() -> None:
+            with suppress(NotFound, AlreadyExists, FailedPrecondition):
+                await work
+            await self.turns(turns)
+
+        self.attempt(operate())
+
+    def attempt(self, work: Coroutine[Any, Any, Any]) -> None:
+        with suppress(Killed):
+            self.run(work)
+
+    async def turns(self, number: int) -> None:
+        for _ in range(number):
+            await asyncio.sleep(0)
+
+    async def built(self) -> None:
+        self.process.client.budget = None
+        async with asyncio.timeout(20):
+            unsettled = {SnapshotState.BUILDING, SnapshotState.DROPPED}
+            while unsettled & {one.state for one in self.process.store.catalogue.snapshots.values()}:
+                await asyncio.sleep(0.001)
+
+    async def held(self, key: DocumentKey) -> Content | None:
+        document = (await self.process.store.live([key])).get(key)
+        if document is None:
+            return None
+        return await self.process.store.text(document), tuple(document.header.groups)
+
+
+TestSnapshots = Snapshots.TestCase
+TestSnapshots.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
