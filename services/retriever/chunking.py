@@ -66,10 +66,12 @@ class _Cutter:
         self._text = text
         self._limit = limit
         self._path: list[tuple[int, str]] = []
+        self._headings: tuple[str, ...] = ()  # the path to what the open chunk holds last
         self._span: Span | None = None
         self._bare = True  # the open chunk holds nothing but headings
         self._page: int | None = None
         self._table_head: Span | None = None
+        self._room = limit
 
     def add(self, block: Block) -> None:
         if block.kind is Kind.HEADING:
@@ -78,7 +80,7 @@ class _Cutter:
             while self._path and self._path[-1][0] >= block.level:
                 self._path.pop()
             self._path.append((block.level, block.title[:MAX_HEADING]))
-        if not self._fits(block.end) and self._span and self._bare and block.kind is not Kind.TABLE:
+        if not self._fits(block.end) and self._span and self._bare and block.kind not in (Kind.TABLE, Kind.HEADING):
             # A heading should not stand alone: the beginning of what follows goes along with it.
             room = self._limit - (block.start - self._span[0])
             for index, span in enumerate(split(self._text, block, limit=max(room, self._limit // 4, 1))):
@@ -94,7 +96,7 @@ class _Cutter:
         part = Block(kind=block.kind, start=span[0], end=span[1], page=block.page)
         limit = self._limit
         if block.kind is Kind.TABLE and span[1] - span[0] > limit and (head := _table_head(self._text, block)):
-            limit = max(limit - min(head[1] - head[0], _MAX_TABLE_HEAD), limit // 2, 1)  # the head goes along
+            limit = self._beside(head)
         for piece in split(self._text, part, limit=limit):
             self._put(piece, block)
 
@@ -105,18 +107,23 @@ class _Cutter:
             self._page = block.page
             head = _table_head(self._text, block) if block.kind is Kind.TABLE else None
             self._table_head = head if head and head[1] < span[0] else None
+            self._room = self._beside(self._table_head) if self._table_head else self._limit
         self._span = (self._span[0] if self._span else span[0], span[1])
         self._bare = self._bare and block.kind is Kind.HEADING
+        self._headings = tuple(title for _, title in self._path)
 
     def _fits(self, end: int) -> bool:
-        return self._span is None or end - self._span[0] <= self._limit
+        return self._span is None or end - self._span[0] <= self._room
+
+    def _beside(self, head: Span) -> int:
+        """Returns what is left for a chunk when the head of its table goes along."""
+        return max(self._limit - min(head[1] - head[0], _MAX_TABLE_HEAD), self._limit // 2, 1)
 
     def flush(self) -> None:
         if self._span is not None:
-            headings = tuple(title for _, title in self._path)
             start, end = self._span
             self.chunks.append(
-                Chunk(start=start, end=end, headings=headings, page=self._page, table_head=self._table_head)
+                Chunk(start=start, end=end, headings=self._headings, page=self._page, table_head=self._table_head)
             )
         self._span, self._bare, self._page, self._table_head = None, True, None, None
 

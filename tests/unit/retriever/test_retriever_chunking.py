@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.chunking import contextual_prefix, cut
+from services.retriever.chunking import contextual_prefix, cut, prefix_of
 from services.retriever.domain import Block, Chunk, Kind
 
 LIMIT = 60
@@ -76,6 +76,28 @@ def test_a_section_begins_a_chunk_and_knows_its_path() -> None:
         "# Home",
     ]
     assert [chunk.headings for chunk in chunks] == [(), ("Motor", "Glass"), ("Motor", "Hail"), ("Home",)]
+
+
+def test_headings_that_do_not_fit_together_keep_each_its_own_path() -> None:
+    text, blocks = blocks_of((Kind.HEADING, "a" * 40, 1), (Kind.HEADING, "b" * 40, 1))
+    assert [chunk.headings for chunk in cut(text, blocks, limit=LIMIT)] == [("a" * 40,), ("b" * 40,)]
+
+
+def test_what_goes_on_with_a_table_knows_the_row_that_heads_it() -> None:
+    rows = ["| plan | fee |", "| --- | --- |", *(f"| plan {number} | {number * 100} |" for number in range(9))]
+    text, blocks = blocks_of((Kind.PARAGRAPH, "Fees.", 0), (Kind.TABLE, "\n".join(rows), 0), (Kind.PARAGRAPH, "So.", 0))
+    first, *others = cut(text, blocks, limit=LIMIT)
+    assert text[first.start : first.end].startswith(f"Fees.\n\n{rows[0]}")
+    assert prefix_of(text, first, title="T") == "T\n"
+    assert {prefix_of(text, chunk, title="T") for chunk in others} == {f"T\n{rows[0]}\n"}
+
+
+def test_the_head_that_goes_along_is_bounded_and_leaves_room_in_the_chunk() -> None:
+    table = "\n".join(f"| {'h' * 390} |" for _ in range(9))
+    block = Block(kind=Kind.TABLE, start=0, end=len(table))
+    chunks = cut(table, [block], limit=900)
+    assert [chunk.end - chunk.start for chunk in chunks] == [789, *[394] * 7]
+    assert {len(prefix_of(table, chunk, title="")) for chunk in chunks[1:]} == {301}
 
 
 def test_an_overlong_paragraph_is_cut_between_sentences_and_keeps_its_heading_with_it() -> None:
