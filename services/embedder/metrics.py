@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SPANS: dict[str, str] = {
     "embedder.tokenize": "Tokenisation of the texts of one call.",
-    "embedder.queue": "Wait of the call's slowest text, from arrival to the start of its batch.",
+    "embedder.queue": "Wait of the call's slowest text for its batch, once it is tokenised.",
     "embedder.infer": "Inference of the batch that the call's slowest text was in.",
 }
 """Spans that the embedder opens itself, inside the server span of the call."""
@@ -51,6 +51,9 @@ class EmbedderMetrics:
         self.tokens = Counter("tandem_embedder_tokens_total", "Tokens embedded, without padding.", registry=registry)
         self.padding_tokens = Counter(
             "tandem_embedder_padding_tokens_total", "Tokens computed only to even out a batch.", registry=registry
+        )
+        self.cache_hits = Counter(
+            "tandem_embedder_cache_hits_total", "Texts whose vectors were still known.", registry=registry
         )
         self.truncated_texts = Counter(
             "tandem_embedder_truncated_texts_total",

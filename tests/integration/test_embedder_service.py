@@ -123,8 +123,8 @@ async def test_embed_answers_with_unit_vectors_and_their_lineage(embedder: Runni
     assert response.lineage.model == "all-MiniLM-L6-v2"
     assert len(response.lineage.model_sha256) == 64
     assert response.usage.input_tokens == 8
-    assert [timing.stage for timing in response.timings] == ["queue", "infer"]
-    assert response.timings[1].duration.ToNanoseconds() > 0
+    assert [timing.stage for timing in response.timings] == ["queue", "tokenize", "infer"]
+    assert response.timings[2].duration.ToNanoseconds() > 0
 
 
 @on_module_loop

@@ -19,7 +19,9 @@ from services.embedder.metrics import SPANS, EmbedderMetrics
 from tandem.errors import ConfigError, Internal, InvalidInput, Overloaded, Unavailable
 from tests.fakes.embedder import FAKE_MODEL, FakeEncoder, fake_vector
 
-LIMITS = Limits(max_batch_tokens=64, max_batch_texts=8, max_queue_tokens=256, max_stream_texts=4)
+LIMITS = Limits(
+    max_batch_tokens=64, max_batch_texts=8, max_queue_tokens=256, max_stream_texts=4, cache_texts=100
+)
 
 
 class Harness:
@@ -80,7 +82,7 @@ async def feed(texts: Iterable[str]) -> AsyncIterator[str]:
 async def collect(engine: Engine, texts: AsyncIterator[str], into: list[list[float]]) -> None:
     async with aclosing(engine.stream(texts)) as stream:
         async for embedded in stream:
-            into.append(list(embedded.vector))
+            into.append(list(embedded.output))
 
 
 def vector_of(text: str) -> list[float]:
@@ -90,7 +92,7 @@ def vector_of(text: str) -> list[float]:
 async def test_returns_the_vectors_in_the_order_of_the_texts(harness: Harness) -> None:
     texts = [" ".join(["word"] * (1 + index % 9)) + f" {index}" for index in range(20)]
     embedded = await harness.engine.embed(texts)
-    assert [list(text.vector) for text in embedded] == [vector_of(text) for text in texts]
+    assert [list(text.output) for text in embedded] == [vector_of(text) for text in texts]
     assert [text.num_tokens for text in embedded] == [len(text.split()) + 2 for text in texts]
 
 
@@ -104,7 +106,7 @@ def test_a_vector_does_not_depend_on_who_else_is_asking(calls: list[list[str]]) 
         async with running(replace(LIMITS, max_queue_tokens=10_000)) as harness:
             answers = await asyncio.gather(*(harness.engine.embed(texts) for texts in calls))
             for texts, embedded in zip(calls, answers, strict=True):
-                assert [list(text.vector) for text in embedded] == [vector_of(text) for text in texts]
+                assert [list(text.output) for text in embedded] == [vector_of(text) for text in texts]
             for batch in harness.encoder.batches[1:]:
                 assert len(batch) * max(map(len, batch)) <= LIMITS.max_batch_tokens
             assert harness.metric("tandem_embedder_queue_tokens") == 0
@@ -169,7 +171,7 @@ async def test_a_call_cancelled_during_its_batch_does_not_harm_its_batch_mates(h
     harness.encoder.gate.set()
     await blocker
     leaving.cancel()
-    assert list((await staying)[0].vector) == vector_of("stays")
+    assert list((await staying)[0].output) == vector_of("stays")
 
 
 async def test_a_crash_of_the_model_fails_its_batch_only(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
@@ -330,6 +332,7 @@ async def test_a_crash_of_the_model_ends_the_stream(harness: Harness) -> None:
 
 async def test_every_declared_metric_and_span_is_emitted(harness: Harness) -> None:
     await harness.engine.embed(["a", "a b c", "word " * 100])
+    await harness.engine.embed(["a"])
     with pytest.raises(Internal):
         await harness.engine.embed(["crash"])
     samples = {sample.name: sample.value for family in harness.registry.collect() for sample in family.samples}

@@ -59,7 +59,7 @@ async def test_embed_answers_with_vectors_lineage_usage_and_timings(servicer: Em
     assert [embedding.truncated for embedding in response.embeddings] == [False, False, True]
     assert response.usage.input_tokens == 3 + 4 + FAKE_MODEL.max_tokens
     assert (response.lineage.model, response.lineage.model_sha256) == (FAKE_MODEL.name, FAKE_MODEL.sha256)
-    assert [timing.stage for timing in response.timings] == ["queue", "infer"]
+    assert [timing.stage for timing in response.timings] == ["queue", "tokenize", "infer"]
 
 
 @pytest.mark.parametrize(
