@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,8 +39,19 @@ def conditions() -> dict[str, Any]:
     }
 
 
-def write(kind: str, about: dict[str, Any], page: str, data: dict[str, Any], *, folder: Path = RESULTS) -> Path:
-    """Writes <date>-<kind>-<cpu>.md and .json, and returns the page; a run of the same day gets a number."""
+def write(
+    kind: str,
+    about: dict[str, Any],
+    page: str,
+    data: dict[str, Any],
+    *,
+    plots: Mapping[str, str] | None = None,
+    folder: Path = RESULTS,
+) -> Path:
+    """Writes <date>-<kind>-<cpu>.md and .json, and returns the page; a run of the same day gets a number.
+
+    Plots are SVG by name; each lies in a file beside the page, which shows it where it says ![name].
+    """
     folder.mkdir(parents=True, exist_ok=True)
     cpu = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")[:40]
     stem, number = f"{about['started'][:10]}-{kind}-{cpu}", 1
@@ -47,6 +59,9 @@ def write(kind: str, about: dict[str, Any], page: str, data: dict[str, Any], *, 
         number += 1
     name = stem if number == 1 else f"{stem}-{number}"
     (folder / f"{name}.json").write_text(json.dumps({"conditions": about, **data}, indent=1) + "\n")
+    for plot, drawn in (plots or {}).items():
+        (folder / f"{name}-{plot}.svg").write_text(drawn)
+        page = page.replace(f"![{plot}]", f"![{plot}]({name}-{plot}.svg)")
     target = folder / f"{name}.md"
     target.write_text(f"{page}\n{_conditions(about)}")
     return target

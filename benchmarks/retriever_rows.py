@@ -1,8 +1,9 @@
 """Reads the chunks' rows of a Milvus Lite file that nobody uses, with pymilvus alone.
 
-    python -m benchmarks.retriever_rows FILE
+    python -m benchmarks.retriever_rows FILE [VECTORS.npz]
 
-It prints one JSON object a line: {"document_id": ..., "version": ..., "start": ..., "end": ...}.
+It prints one JSON object a line: {"document_id": ..., "version": ..., "start": ..., "end": ..., "content": ...}, and
+writes the dense vectors in the same order where it is told where to.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_PAGE = 4_000
+_PAGE = 1_000
 _TIMEOUT_S = 60.0
 
 
@@ -35,9 +36,14 @@ def collections(client: Any) -> list[str]:
 def rows(client: Any, collection: str, fields: list[str]) -> Iterator[dict[str, Any]]:
     """Yields all rows by their primary keys, page by page."""
     client.load_collection(collection, timeout=_TIMEOUT_S)
-    ids = [row["id"] for row in client.query(collection, filter='id > ""', output_fields=["id"], timeout=_TIMEOUT_S)]
-    for start in range(0, len(ids), _PAGE):
-        yield from client.get(collection, ids=ids[start : start + _PAGE], output_fields=fields, timeout=_TIMEOUT_S)
+    last = ""
+    while True:
+        where = f'id > "{last}"'  # a limited query gives the rows by primary key
+        page = client.query(collection, filter=where, limit=_PAGE, output_fields=fields, timeout=_TIMEOUT_S)
+        if not page:
+            return
+        yield from page
+        last = max(row["id"] for row in page)
 
 
 def named(row_id: str) -> tuple[str, str]:
@@ -46,15 +52,23 @@ def named(row_id: str) -> tuple[str, str]:
     return document_id, version
 
 
-def _main(path: Path) -> None:
+def _main(path: Path, target: Path | None) -> None:
+    import numpy as np
+
     client = open_file(path)
+    vectors = []
+    fields = ["id", "span_start", "span_end", "content", *(["dense"] if target else [])]
     for collection in collections(client):
-        for row in rows(client, collection, ["id", "span_start", "span_end"]):
+        for row in rows(client, collection, fields):
             document_id, version = named(row["id"])
             told = {"document_id": document_id, "version": version, "start": row["span_start"], "end": row["span_end"]}
-            print(json.dumps(told | {"collection": collection}))
+            print(json.dumps(told | {"content": row["content"], "collection": collection}))
+            if target:
+                vectors.append(np.asarray(row["dense"], dtype=np.float32))
     client.close()
+    if target:
+        np.savez(target, vectors=np.stack(vectors))
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

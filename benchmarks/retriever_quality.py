@@ -1,0 +1,221 @@
+"""What each way to search is worth on one set, beside bm25s and brute force over the very same vectors."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import environments
+from benchmarks.peers import bm25s_runner
+from benchmarks.retrieval_sets import group_of, halves, write
+from benchmarks.retriever_server import Retriever, model_embedder
+from benchmarks.runner import ROOT
+from evaluation.retrieval.asking import MODES, Answers, Asking, Mode, NotServed
+from evaluation.retrieval.beir import Benchmark, read
+from evaluation.retrieval.documents import Shelf
+from evaluation.retrieval.measuring import evaluated, latencies
+from tandem.client import AsyncEmbedderClient
+from tandem.scoring import mean, mean_interval, paired_interval
+from tandem.v1 import retriever_service_pb2 as retriever
+
+TUNED = "hybrid, tuned"
+_DEPTH, _EMBEDDED_AT_ONCE, _MOST_TUNING = 100, 64, 150
+_DENSE_SHARES = (0.2, 0.35, 0.5, 0.65, 0.8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Is what all sets have in common."""
+
+    data: Path
+    work: Path
+    seed: int
+    precision: str
+    reranker: str
+    concurrency: int = 4
+    most_queries: int | None = None
+
+    @property
+    def embedder(self) -> dict[str, str]:
+        """The embedder's settings."""
+        return {"PRECISION": self.precision} | ({"RERANKER": self.reranker} if self.reranker else {})
+
+
+def fusions() -> dict[str, retriever.Fusion]:
+    """Returns the ways to fuse that are tried."""
+    found = {}
+    for share in _DENSE_SHARES:
+        for k in (10, 60):
+            method = retriever.Fusion.ReciprocalRank(k=k, dense_weight=share)
+            found[f"reciprocal rank, k {k}, dense {share}"] = retriever.Fusion(reciprocal_rank=method)
+        weighted = retriever.Fusion.Weighted(dense_weight=share)
+        found[f"weighted, dense {share}"] = retriever.Fusion(weighted=weighted)
+    return found
+
+
+async def quality(name: str, on: Conditions) -> dict[str, Any]:
+    """Measures one set; its folder and its retriever's data stay in the work folder."""
+    home = on.work / f"quality-{name}"
+    home.mkdir(parents=True, exist_ok=True)
+    benchmark = read(write(name, on.data, on.work / "sets" / name))
+    tuning, held = halves(name, list(benchmark.queries)[: on.most_queries], seed=on.seed)
+    async with model_embedder(home, on.embedder) as (address, embedder):
+        server = Retriever(home, address, {"CREDENTIAL_FILE": str(home / "retriever.token")})
+        await server.start()
+        try:
+            async with server.client(timeout_s=120) as client:
+                shelf = Shelf(client, name)
+                filed = await shelf.fill(benchmark, _told(name))
+                asking = Asking(
+                    client=client,
+                    names={shelf.document_id(document): document for document in benchmark.documents},
+                    search_filter=shelf.filter(),
+                    concurrency=on.concurrency,
+                )
+                print(f"{name}: tuning", flush=True)
+                tried = await _tuned(asking, benchmark, tuning[:_MOST_TUNING])
+                best = max(tried, key=lambda fusion: tried[fusion])
+                answers, absent = await _answers(asking, benchmark, held, fusions()[best], name)
+        finally:
+            await server.stop()
+        vectors = await _embedded(embedder, [benchmark.queries[query] for query in held])
+        model = await embedder.get_model()
+    chunks = _rows(server.database, home / "vectors.npz")
+    names = [asking.names.get(row["document_id"], "") for row in chunks]
+    exact = _brute_force(np.load(home / "vectors.npz")["vectors"], names, dict(zip(held, vectors, strict=True)))
+    answers["brute force, same vectors"] = Answers(rankings=exact)
+    peers = _bm25s(benchmark, chunks, names, held)
+    answers |= {arm: Answers(rankings=rankings) for arm, rankings in peers.items()}
+    return _scored(name, benchmark, answers, held) | {
+        "set": name,
+        "documents": len(benchmark.documents),
+        "chunks": len(chunks),
+        "queries": {"tuned on": len(tuning[:_MOST_TUNING]), "reported on": len(held)},
+        "notes": [*benchmark.notes, *filed.notes()],
+        "model": {"name": model.lineage.model, "precision": on.precision},
+        "absent": absent,
+        "fusion": best,
+        "tuning": tried,
+    }
+
+
+async def _tuned(asking: Asking, benchmark: Benchmark, queries: Sequence[str]) -> dict[str, float]:
+    """Returns nDCG@10 of each fusion on the queries to tune on."""
+    asked = {query: benchmark.queries[query] for query in queries}
+    found = {}
+    for label, fusion in fusions().items():
+        mode = replace(MODES["hybrid"], name=label, fusion=fusion)
+        answers = await asking.ask(mode, asked, lambda: None)
+        values = evaluated(answers.rankings, benchmark.judgements, queries)
+        found[label] = mean(values["ndcg@10"])
+    return found
+
+
+async def _answers(
+    asking: Asking, benchmark: Benchmark, queries: Sequence[str], fusion: retriever.Fusion, name: str
+) -> tuple[dict[str, Answers], dict[str, str]]:
+    asked = {query: benchmark.queries[query] for query in queries}
+    tuned = replace(MODES["hybrid"], name=TUNED, fusion=fusion)
+    both = Mode(f"{TUNED} + rerank", retriever.SEARCH_MODE_HYBRID, rerank=True, fusion=fusion)
+    found, absent = {}, {}
+    for mode in (*MODES.values(), tuned, both):
+        print(f"{name}: {mode.name}", flush=True)
+        try:
+            found[mode.name] = await asking.ask(mode, asked, lambda: None)
+        except NotServed as error:
+            absent[mode.name] = str(error)
+    return found, absent
+
+
+def _scored(name: str, benchmark: Benchmark, answers: Mapping[str, Answers], queries: Sequence[str]) -> dict[str, Any]:
+    groups = [group_of(name, query) for query in queries]
+    values = {arm: evaluated(given.rankings, benchmark.judgements, queries) for arm, given in answers.items()}
+    gain = {}
+    single = max(("dense", "sparse"), key=lambda arm: mean(values[arm]["ndcg@10"]))
+    for arm in ("hybrid", TUNED):
+        found = paired_interval(values[arm]["ndcg@10"], values[single]["ndcg@10"], groups=groups)
+        gain[f"{arm} over {single}"] = asdict(found)
+    exact = values["brute force, same vectors"]["ndcg@10"]
+    differences = [abs(a - b) for a, b in zip(values["dense"]["ndcg@10"], exact, strict=True)]
+    rankings = answers["dense"].rankings, answers["brute force, same vectors"].rankings
+    same = mean([float(rankings[0][query][:10] == rankings[1][query][:10]) for query in queries])
+    return {
+        "arms": {
+            arm: {
+                "metrics": {metric: asdict(mean_interval(one, groups=groups)) for metric, one in found.items()},
+                "latency_ms": latencies(list(answers[arm].seconds.values())) if answers[arm].seconds else {},
+            }
+            for arm, found in values.items()
+        },
+        "gains": gain,
+        "dense and brute force": {"same first ten documents": same, "largest difference of nDCG@10": max(differences)},
+    }
+
+
+async def _embedded(embedder: AsyncEmbedderClient, texts: Sequence[str]) -> list[list[float]]:
+    found: list[list[float]] = []
+    for start in range(0, len(texts), _EMBEDDED_AT_ONCE):
+        response = await embedder.embed(texts[start : start + _EMBEDDED_AT_ONCE])
+        found += [list(embedding.values) for embedding in response.embeddings]
+    return found
+
+
+def _rows(database: Path, vectors: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "benchmarks.retriever_rows", str(database), str(vectors)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def _brute_force(
+    vectors: "np.ndarray[Any, Any]", names: Sequence[str], queries: Mapping[str, Sequence[float]]
+) -> dict[str, list[str]]:
+    """Returns the documents of the best hundred chunks by cosine similarity, exactly."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = {}
+    for query, vector in queries.items():
+        order = np.argsort(-(unit @ np.asarray(vector, dtype=np.float32)), kind="stable")[:_DEPTH]
+        found[query] = list(dict.fromkeys(names[place] for place in order))
+    return found
+
+
+def _bm25s(
+    benchmark: Benchmark, chunks: Sequence[dict[str, Any]], names: Sequence[str], queries: Sequence[str]
+) -> dict[str, dict[str, list[str]]]:
+    """Returns the rankings of bm25s over whole documents, and over the same chunks as ours; none where it is absent."""
+    try:
+        python = environments.python("bm25s")
+    except environments.Absent as error:
+        print(f"bm25s is absent: {error}", flush=True)
+        return {}
+    asked = {query: benchmark.queries[query] for query in queries}
+    entries = list(benchmark.entries())
+    loads = {
+        "bm25s, whole documents": ([e.name for e in entries], [f"{e.title}\n{e.text}" for e in entries]),
+        "bm25s, same chunks": (list(names), [row["content"] for row in chunks]),
+    }
+    found = {}
+    for arm, (labels, texts) in loads.items():
+        load = json.dumps({"names": labels, "texts": texts, "queries": asked, "depth": _DEPTH})
+        command = [str(python), str(Path(bm25s_runner.__file__))]
+        done = subprocess.run(command, input=load, capture_output=True, text=True, check=True)
+        found[arm] = json.loads(done.stdout)["rankings"]
+    return found
+
+
+def _told(name: str) -> Any:
+    last = 0.0
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = asyncio.get_running_loop().time()
+        if now - last > 10 or done == total:
+            last = now
+            print(f"{name}: {what} {done}/{total}", flush=True)
+
+    return tell
