@@ -125,10 +125,13 @@ class Watcher:
                     item = under_way.popleft()
                     held[item.document_id] = item.stamp
                     if result.state is State.REJECTED and result.error is not None:
-                        about = {"source": self._config.name, "document": item.document_id}
-                        log.warning(
-                            "a live source's document is rejected", extra={**about, "reason": str(result.error)}
-                        )
+                        self._rejected(item, result.error)
+
+    def _rejected(self, item: Item, error: TandemError) -> None:
+        log.warning(
+            "a live source's document is rejected",
+            extra={"source": self._config.name, "document": item.document_id, "reason": error.reason},
+        )
 
     async def _delete_missing(self, items: Mapping[str, Item], held: dict[str, object]) -> None:
         missing = sorted(held.keys() - items.keys())
