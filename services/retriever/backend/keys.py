@@ -19,8 +19,8 @@ MAX_ENCODED = 240
 
 
 def encode(name: str) -> str:
-    """Returns a name of at most MAX_ENCODED characters out of A-Z a-z 0-9 _ . - ~ % and !, one for each name."""
-    plain = quote(name, safe="")
+    """Returns a name of at most MAX_ENCODED characters out of A-Z a-z 0-9 _ . - % and !, one for each name."""
+    plain = quote(name, safe="").replace("~", "%7E")  # which means something in a path into JSON
     if len(plain) <= MAX_ENCODED:
         return plain
     return "!" + hashlib.sha256(name.encode()).hexdigest()  # quote leaves no "!" in a plain one
@@ -46,17 +46,18 @@ def group_marks(groups: Iterable[str]) -> list[str]:
     return sorted({f"g:{encode(group)}" for group in groups}) or [PUBLIC]
 
 
-def labels(attributes: Mapping[str, str]) -> list[str]:
-    """Returns what a chunk's row holds about its document's attributes: a mark of each key, and of key and value."""
-    return sorted(mark for key, value in attributes.items() for mark in (_has(key), _is(key, value)))
+def labels(attributes: Mapping[str, str]) -> dict[str, str | int]:
+    """Returns what a chunk's row holds about its document's attributes: that a key is there, and its value."""
+    marks: dict[str, str | int] = {_has(key): 1 for key in attributes}
+    return marks | {_value(key): encode(value) for key, value in attributes.items()}
 
 
 def _has(key: str) -> str:
     return f"k:{encode(key)}"
 
 
-def _is(key: str, value: str) -> str:
-    return f"v:{encode(key)}={encode(value)}"  # no encoded name holds "="
+def _value(key: str) -> str:
+    return f"v:{encode(key)}"
 
 
 def visible(principal: Principal) -> str:
@@ -87,9 +88,11 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _condition(condition: Condition) -> str:
-    marks = sorted(_is(condition.key, value) for value in condition.values) or [_has(condition.key)]
-    term = f"array_contains_any(labels, {literal(marks)})"
-    return f"not ({term})" if condition.excluded else term
+    # Milvus Lite has no "not" but that of "not in", which holds where the label is missing.
+    verb = "not in" if condition.excluded else "in"
+    if condition.values:
+        return f"labels[{literal(_value(condition.key))}] {verb} {_names(condition.values)}"
+    return f"labels[{literal(_has(condition.key))}] {verb} [1]"
 
 
 def literal(value: str | Sequence[str]) -> str:

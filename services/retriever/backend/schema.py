@@ -20,8 +20,6 @@ from tandem.errors import ConfigError
 SCHEMA_VERSION = 2
 NO_VECTOR = [0.0, 0.0]
 ROW_BYTES, VARCHAR_BYTES, MAX_GROUPS = 512, 65_535, 33
-# Two marks for each attribute, see keys.py.
-_MAX_LABELS, _LABEL_BYTES = 64, 512
 # The longest encoded name with its mark, see keys.py.
 _NAME_BYTES = 256
 
@@ -121,9 +119,7 @@ def _chunk_fields(schema: Any, index: Any, *, config: RetrieverConfig, kind: str
     _visibility_fields(schema)
     schema.add_field("document", DataType.VARCHAR, max_length=_NAME_BYTES)
     schema.add_field("media_type", DataType.VARCHAR, max_length=_NAME_BYTES)
-    schema.add_field(
-        "labels", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=_MAX_LABELS, max_length=_LABEL_BYTES
-    )
+    schema.add_field("labels", DataType.JSON)
     for name in ("valid_from", "valid_until", "updated", "span_start", "span_end", "page", "prefix"):
         schema.add_field(name, DataType.INT64)
     schema.add_field("headings", DataType.VARCHAR, max_length=VARCHAR_BYTES)

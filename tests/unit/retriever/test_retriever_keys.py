@@ -45,7 +45,7 @@ names = st.sampled_from(HOSTILE) | st.text(st.characters(exclude_categories=["Cs
 groups = st.frozensets(names, max_size=4)
 times = st.none() | st.integers(-(10**9), 10**9)
 
-_NAME = r'"[A-Za-z0-9_.~%!:*=-]+"'
+_NAME = r'"[A-Za-z0-9_.%!:*-]*"'
 _LIST = rf"\[{_NAME}(?:, {_NAME})*\]"
 _TERMS: list[tuple[str, Callable[[dict[str, Any], Any], bool]]] = [
     (rf"tenant == (?P<value>{_NAME})", lambda row, value: row["tenant"] == value),
@@ -55,9 +55,10 @@ _TERMS: list[tuple[str, Callable[[dict[str, Any], Any], bool]]] = [
     (rf"document in (?P<value>{_LIST})", lambda row, value: row["document"] in value),
     (rf"media_type in (?P<value>{_LIST})", lambda row, value: row["media_type"] in value),
     (r"updated >= (?P<value>-?\d+)", lambda row, value: row["updated"] >= value),
-    (rf"array_contains_any\(labels, (?P<value>{_LIST})\)", lambda row, value: not {*value}.isdisjoint(row["labels"])),
-    (rf"not \(array_contains_any\(labels, (?P<value>{_LIST})\)\)", lambda row, value: {*value}.isdisjoint(row["labels"])),
-]  # fmt: skip
+]
+
+
+_LABEL = re.compile(rf"labels\[(?P<path>{_NAME})\] (?P<verb>in|not in) (?P<value>{_LIST}|\[1\])")
 
 
 def allows(where: str, row: dict[str, Any]) -> bool:
@@ -67,6 +68,10 @@ def allows(where: str, row: dict[str, Any]) -> bool:
     assert terms[1].startswith("array_contains_any(groups, ")
     results = []
     for term in terms:
+        if match := _LABEL.fullmatch(term):
+            held = row["labels"].get(json.loads(match["path"]))
+            results.append((held in json.loads(match["value"])) is not (match["verb"] == "not in"))
+            continue
         found = [(match, judge) for shape, judge in _TERMS if (match := re.fullmatch(shape, term))]
         assert len(found) == 1, term
         match, judge = found[0]
@@ -144,8 +149,7 @@ def test_a_filter_in_milvus_says_what_it_says_in_the_domain(
         updated_since=since,
     )
     row = chunk_rows(new.document, new.chunks[INITIAL])[0]
-    assert len(row["labels"]) <= 2 * len(given_attributes)
-    assert max(map(len, row["labels"]), default=0) <= 512
+    assert len(row["labels"]) == 2 * len(given_attributes)
     for tenant in ("t", "u"):
         view = View(Principal("s", tenant), 0, narrowing)
         assert (
@@ -162,7 +166,7 @@ def test_labels_stay_apart(one: str, other: str, key: str, other_key: str) -> No
 @given(names, names)
 def test_names_stay_apart_and_plain(one: str, other: str) -> None:
     assert (encode(one) == encode(other)) == (one == other)
-    assert re.fullmatch(r"[A-Za-z0-9_.~%!-]{1,240}", encode(one))
+    assert re.fullmatch(r"[A-Za-z0-9_.%!-]{1,240}", encode(one))
     assert "*" not in group_marks([one])
     assert group_marks([]) == ["*"]
     assert (document_row(DocumentKey(one, "a")) == document_row(DocumentKey(other, "a"))) == (one == other)
