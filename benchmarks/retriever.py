@@ -77,11 +77,11 @@ async def _main(options: argparse.Namespace) -> None:
             continue
         print(f"{section}", flush=True)
         try:
-            found = await measure(section, options)
+            measured = await measure(section, options)
         except FileNotFoundError as error:
             print(f"{section} is left out: {error.filename} is not there; name the sets with --data", flush=True)
             continue
-        _keep(options.work, section, found | {"conditions": report.conditions()})
+        _keep(options.work, section, measured | {"conditions": report.conditions()})
     results = {name: found for name in SECTIONS if (found := _kept(options.work, name)) is not None}
     told, plots = page(results)
     print("\n" + told)

@@ -42,12 +42,17 @@ class _Servicer(pb_grpc.EmbedderServiceServicer):
             lineage=common.Lineage(model="synthetic", model_sha256="0" * 64),
         )
 
+    async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:
+        """Refuses, as an embedder without a reranker does."""
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "there is no reranker")
+        return pb.RerankResponse()
+
 
 @asynccontextmanager
 async def embedder(embed: Embed) -> AsyncIterator[str]:
     """Serves it on a free port and yields the address."""
     server = grpc.aio.server(options=[("grpc.max_send_message_length", _MAX_MESSAGE_BYTES)])
-    pb_grpc.add_EmbedderServiceServicer_to_server(_Servicer(embed), server)  # type: ignore[no-untyped-call]
+    pb_grpc.add_EmbedderServiceServicer_to_server(_Servicer(embed), server)  # type: ignore[abstract]
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -86,7 +86,8 @@ def _latency(name: str, row: dict[str, Any]) -> list[str]:
         "", f"## {name}", "",
         f"{row.get('chunks', '')} chunks, {row['vectors']} vectors; top {row['top_k']}, query vectors given, filtered "
         "by tenant and groups. pymilvus asks a copy of the same file with the same filter, turn by turn.", "",
-        f"![{name}]", "", "| mode | at once | who | requests | p50 ms | p95 ms | p99 ms |", "|---|---|---|---|---|---|---|",
+        f"![{name}]", "",
+        "| mode | at once | who | requests | p50 ms | p95 ms | p99 ms |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for cell in row["cells"]:
         waits = " | ".join(f"{value:.1f}" for value in cell["latency_ms"].values())

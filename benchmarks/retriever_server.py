@@ -34,7 +34,7 @@ class Retriever:
     def __init__(self, home: Path, embedder: str, settings: Mapping[str, str]) -> None:
         text, tokens = issue({"bench": BENCH})
         write_secret(home / "tokens.json", text)
-        self._token = tokens["bench"]
+        self.token = tokens["bench"]
         self._home = home
         self.log = home / "retriever.log"
         self.database = home / DATABASE
@@ -67,7 +67,7 @@ class Retriever:
 
     def client(self, *, timeout_s: float = 60.0) -> AsyncRetrieverClient:
         """Opens a client."""
-        return AsyncRetrieverClient(self.target, token=self._token, timeout=timeout_s)
+        return AsyncRetrieverClient(self.target, token=self.token, timeout=timeout_s)
 
     async def begin(self) -> None:
         """Starts the process."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from evaluation.retrieval.documents import side_by_side
 from tandem.client import AsyncRetrieverClient
-from tandem.errors import FailedPrecondition
+from tandem.errors import FailedPrecondition, Unimplemented
 from tandem.v1 import retriever_service_pb2 as retriever
 
 TOP_K = 100
@@ -104,7 +104,7 @@ class Asking:
                 snapshot=self.snapshot,
                 timeout=self.timeout_s,
             )
-        except FailedPrecondition as error:
+        except (FailedPrecondition, Unimplemented) as error:
             raise NotServed(error.message) from None
         if mode.rerank and response.passages and not any(p.HasField("rerank_score") for p in response.passages):
             raise NotServed("the retriever does not rerank")

@@ -119,8 +119,7 @@ def evaluated(
 ) -> Values:
     """Returns every metric of every query."""
     return {
-        metric: [float(score(rankings[query], judgements[query])) for query in queries]
-        for metric, score in METRICS.items()
+        metric: [score(rankings[query], judgements[query]) for query in queries] for metric, score in METRICS.items()
     }
 
 

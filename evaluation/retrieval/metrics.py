@@ -1,7 +1,7 @@
 """Scores rankings as trec_eval does: nDCG with linear gains (Järvelin and Kekäläinen 2002), and recall."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 Judgements = Mapping[str, int]
 """Grades of documents for one query; what is not there, or at most 0, is not relevant."""
@@ -36,7 +36,7 @@ def _check(ranking: Sequence[str]) -> None:
         raise ValueError("a document occurs twice in the ranking")
 
 
-METRICS = {
+METRICS: dict[str, Callable[[Sequence[str], Judgements], float]] = {
     "ndcg@10": lambda ranking, judgements: ndcg(ranking, judgements, depth=10),
     "recall@10": lambda ranking, judgements: recall(ranking, judgements, depth=10),
     "recall@100": lambda ranking, judgements: recall(ranking, judgements, depth=100),
