@@ -76,9 +76,7 @@ class EmbedderServicer(pb_grpc.EmbedderServiceServicer):
             timings=_timings(scored),
         )
 
-    async def ClassifyPairs(
-        self, request: pb.ClassifyPairsRequest, context: Context
-    ) -> pb.ClassifyPairsResponse:
+    async def ClassifyPairs(self, request: pb.ClassifyPairsRequest, context: Context) -> pb.ClassifyPairsResponse:
         """Returns the probability of each label for each pair of the request."""
         call.require_role(*_ROLES)
         _check_pairs(request.pairs)
@@ -87,8 +85,7 @@ class EmbedderServicer(pb_grpc.EmbedderServiceServicer):
         return pb.ClassifyPairsResponse(
             labels=model.labels if model else (),
             classified=[
-                pb.ClassifiedPair(probabilities=probabilities(pair.output), truncated=pair.truncated)
-                for pair in scored
+                pb.ClassifiedPair(probabilities=probabilities(pair.output), truncated=pair.truncated) for pair in scored
             ],
             lineage=_lineage(model),
             usage=_usage(scored),
@@ -162,7 +159,7 @@ def _embedding(text: EmbeddedText) -> pb.Embedding:
 
 
 def _lineage(model: ModelInfo | None) -> common.Lineage | None:
-    return model and common.Lineage(model=model.name, model_sha256=model.sha256)
+    return common.Lineage(model=model.name, model_sha256=model.sha256) if model else None
 
 
 def _usage(computed: Sequence[_Computed]) -> common.Usage:

@@ -57,9 +57,7 @@ def vectors(encoder: Encoder, texts: list[str]) -> torch.Tensor:
     return torch.tensor([list(row) for row in encoder.run(encoder.tokenize(texts))])
 
 
-def test_equals_the_reference_alone_and_batched(
-    encoder: Encoder, reference: Callable[[str], torch.Tensor]
-) -> None:
+def test_equals_the_reference_alone_and_batched(encoder: Encoder, reference: Callable[[str], torch.Tensor]) -> None:
     expected = torch.stack([reference(text) for text in TEXTS])
     alone = torch.cat([vectors(encoder, [text]) for text in TEXTS])
     batched = vectors(encoder, TEXTS)

@@ -121,6 +121,7 @@ def _read_pooling(path: Path) -> str:
 
 
 def read_json(path: Path, kind: type[Any], *, optional: bool = False) -> Any:
+    """Returns the object or array that a JSON file holds; an empty one where the file is absent and may be."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -131,7 +131,7 @@ class Bert:
         at = torch.cat([torch.arange(length).repeat(len(places)) for length, places in by_length.items()])
         shapes = [(len(places), length) for length, places in by_length.items()]
         flat = self._run(ids, at, shapes)
-        parts = flat.split([rows * length for rows, length in shapes])
+        parts = torch.split(flat, [rows * length for rows, length in shapes])
         return [
             Group(places, [length] * len(places), part.view(len(places), length, self.dimension))
             for (length, places), part in zip(by_length.items(), parts, strict=True)

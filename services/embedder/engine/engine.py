@@ -62,12 +62,12 @@ class Engine:
     @property
     def reranker(self) -> ModelInfo | None:
         """Describes the reranker, if there is one."""
-        return self._reranker and self._reranker.info
+        return self._reranker.info if self._reranker else None
 
     @property
     def classifier(self) -> ModelInfo | None:
         """Describes the classifier of pairs, if there is one."""
-        return self._classifier and self._classifier.info
+        return self._classifier.info if self._classifier else None
 
     async def start(self) -> None:
         """Loads the models, one after the other. Raises ConfigError when one cannot be served."""

@@ -59,7 +59,7 @@ class Pipeline(Generic[Input, R]):
         metrics: EmbedderMetrics,
         tracer: Tracer,
     ) -> None:
-        self._load = load
+        self._load: Callable[[], Model[Input, R]] = load
         self._workers = workers
         self._limits = limits
         self._metrics = metrics
@@ -242,9 +242,7 @@ class Pipeline(Generic[Input, R]):
             timings = Timings(tokenize=item.tokenize_seconds, queue=started - item.enqueued, infer=seconds)
             self._metrics.queue_seconds.observe(timings.tokenize + timings.queue)
             if not item.result.done():
-                item.result.set_result(
-                    Computed(outputs[place], entry.num_tokens, item.tokens.truncated, timings)
-                )
+                item.result.set_result(Computed(outputs[place], entry.num_tokens, item.tokens.truncated, timings))
 
     def _record(
         self, entries: Sequence[Entry[_Item[R]]], batch: Sequence[TokenizedText], *, pads: bool, seconds: float

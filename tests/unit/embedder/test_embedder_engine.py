@@ -19,9 +19,7 @@ from services.embedder.metrics import SPANS, EmbedderMetrics
 from tandem.errors import ConfigError, Internal, InvalidInput, Overloaded, Unavailable
 from tests.fakes.embedder import FAKE_MODEL, FakeEncoder, fake_vector
 
-LIMITS = Limits(
-    max_batch_tokens=64, max_batch_texts=8, max_queue_tokens=256, max_stream_texts=4, cache_texts=100
-)
+LIMITS = Limits(max_batch_tokens=64, max_batch_texts=8, max_queue_tokens=256, max_stream_texts=4, cache_texts=100)
 
 
 class Harness:

@@ -1,0 +1,43 @@
+"""The OpenVINO backend beside torch: the same vectors, less exact in int8."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from services.embedder.backend import load_encoder
+from services.embedder.config import EmbedderConfig
+from services.embedder.domain import Encoder
+from tandem.errors import ConfigError
+
+TEXTS = ["short", "How long do I have to report a claim?", Path(__file__).read_text(), "Ünïcödé and emoji"]
+
+
+def load(backend: str, precision: str, **settings: str) -> Encoder:
+    return load_encoder(EmbedderConfig(backend=backend, precision=precision, **settings), workers=1, threads=1)  # type: ignore[arg-type]
+
+
+def vectors(encoder: Encoder) -> torch.Tensor:
+    return torch.tensor([list(row) for row in encoder.run(encoder.tokenize(TEXTS))])
+
+
+@pytest.fixture(scope="module")
+def reference() -> torch.Tensor:
+    return vectors(load("torch", "fp32"))
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("bf16", 0.999), ("int8", 0.97)])
+def test_stays_close_to_torch(reference: torch.Tensor, precision: str, least: float) -> None:
+    pytest.importorskip("openvino")
+    encoder = load("openvino", precision)
+    found = vectors(encoder)
+    assert (found * reference).sum(1).min() > least
+    assert torch.allclose(found.norm(dim=1), torch.ones(len(TEXTS)), atol=1e-2)
+    assert (encoder.info.dimension, encoder.info.precision) == (384, precision)
+    alone = torch.tensor([list(encoder.run([tokens])[0]) for tokens in encoder.tokenize(TEXTS)])
+    assert (alone * found).sum(1).min() > 0.999
+
+
+def test_is_not_for_cuda() -> None:
+    with pytest.raises(ConfigError, match=r"torch sees none|runs on the cpu"):
+        load("openvino", "fp32", device="cuda")
