@@ -1,15 +1,20 @@
 """Parsing processes and the files that want to harm them."""
 
 import asyncio
+import json
 import os
 import signal
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 
 import psutil
 import pytest
 
-from services.retriever.domain import HTML, MARKDOWN, PLAIN, Unreadable
+from services.retriever.domain import EMAIL, HTML, MARKDOWN, PDF, PLAIN, Unreadable
+from services.retriever.ingest.worker import FRAME
 from services.retriever.ingest.workers import ParserPool
+from tests.fakes import hostile
 
 
 @pytest.fixture
@@ -59,7 +64,7 @@ async def test_a_process_that_dies_rejects_one_document(pool: ParserPool) -> Non
 
 
 async def test_memory_is_bounded(pool: ParserPool) -> None:
-    assert await refused(pool, b"<p>x</p>" * 4_000_000, HTML) in ("MEMORY", "CRASHED")
+    assert await refused(pool, b"<p>x</p>" * 4_000_000, HTML) == "MEMORY"
     assert (await pool.parse(b"text", PLAIN)).text == "text"
 
 
@@ -72,9 +77,29 @@ async def test_time_is_bounded() -> None:
         await pool.close()
 
 
+async def test_a_pdf_that_unpacks_beyond_the_memory_is_refused(pool: ParserPool) -> None:
+    bomb = hostile.pdf_bomb(512)
+    assert len(bomb) < 100_000
+    assert await refused(pool, bomb, PDF) == "MEMORY"
+    assert (await pool.parse(b"text", PLAIN)).text == "text"
+
+
+async def test_a_process_computes_no_longer_than_it_may_even_when_nobody_ends_it() -> None:
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.retriever.ingest.worker", "512", "0", stdin=PIPE, stdout=PIPE
+    )
+    head = json.dumps({"media_type": MARKDOWN, "limit": 100, "max_characters": 100_000_000}).encode()
+    body = head + b"\n" + b"- a\n  - b\n" * 1_000_000
+    out, _ = await worker.communicate(FRAME.pack(len(body)) + body)
+    assert (worker.returncode, out) == (-signal.SIGXCPU, b"")
+
+
 async def test_deep_nesting_is_refused(pool: ParserPool) -> None:
-    reason = await refused(pool, b"<div>" * 100_000 + b"x", HTML)
-    assert reason in ("TOO_DEEP", "MALFORMED", "NO_TEXT")
+    assert await refused(pool, b"<div>" * 100_000 + b"x", HTML) == "TOO_DEEP"
+    assert await refused(pool, hostile.mail(depth=100_000), EMAIL) == "TOO_DEEP"
+    (worker,) = workers()
+    assert (await pool.parse(b"text", PLAIN)).text == "text"
+    assert workers() == [worker], "what is refused in good order costs no process"
 
 
 async def test_a_caller_that_leaves_takes_its_process_along(pool: ParserPool) -> None:

@@ -10,6 +10,7 @@ import os
 import resource
 import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ from services.retriever.ingest.reasons import refusal
 
 FRAME = struct.Struct(">I")
 _MAX_BLOCKS = 100_000
+_XML_NO_MEMORY = 2
 
 
 def main(memory_mib: int, cpu_seconds: int) -> int:
@@ -54,12 +56,25 @@ def answer_to(body: bytes) -> dict[str, Any]:
         return _answer(extracted, limit=request["limit"], max_characters=most)
     except Unreadable as error:
         return _refused(error)
-    except RecursionError:
-        return _refused(refusal("TOO_DEEP", "the document is nested too deeply"))
-    except MemoryError:
-        raise
     except Exception as error:  # noqa: BLE001 -- the task root: parser libraries raise what they like on hostile bytes
+        causes = list(_causes(error))
+        if any(isinstance(cause, MemoryError) or _of_memory(cause) for cause in causes):
+            raise MemoryError from None
+        if any(isinstance(cause, RecursionError) for cause in causes):
+            return _refused(refusal("TOO_DEEP", "the document is nested too deeply"))
         return _refused(refusal("MALFORMED", f"the document cannot be read ({type(error).__name__})"))
+
+
+def _of_memory(error: BaseException) -> bool:
+    """Tells whether libxml2 ran out of memory, which lxml reports as bad syntax."""
+    return type(error).__name__ == "XMLSyntaxError" and getattr(error, "code", 0) == _XML_NO_MEMORY
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and those that it came of: libraries wrap what happens to them."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _answer(extracted: Extracted, *, limit: int, max_characters: int) -> dict[str, Any]:

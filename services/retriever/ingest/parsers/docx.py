@@ -51,7 +51,7 @@ class _Styles:
         """Returns the level of a heading, 0 for other paragraphs, and the mark of a list's item, or nothing."""
         own = paragraph.find(_W + "pPr")
         style = self._by_id.get(_value(own, "pStyle"))
-        names, elements = [], [own]
+        names, elements = list[str](), [own]
         while style is not None and len(names) < _MAX_BASES:
             names.append((style.name or "").lower())
             elements.append(style.element.find(_W + "pPr"))

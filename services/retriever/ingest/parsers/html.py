@@ -52,12 +52,14 @@ def add_page(builder: Builder, data: bytes, charset: str = "") -> None:
     try:
         root = etree.fromstring(source.encode(), parser)
     except etree.XMLSyntaxError:
-        root = None  # nothing but comments
-    for error in parser.error_log:
-        if error.type_name == "ERR_RESOURCE_LIMIT":
-            if "depth" in error.message:
-                raise refusal("TOO_DEEP", "the page nests more than 256 elements")
-            raise refusal("TOO_LARGE", "the page holds a text of more than 10 million characters")
+        root = None  # nothing but comments, or one of these
+    faults = {error.type_name: error.message for error in parser.error_log}
+    if "ERR_NO_MEMORY" in faults:
+        raise MemoryError
+    if limit := faults.get("ERR_RESOURCE_LIMIT"):
+        if "depth" in limit:
+            raise refusal("TOO_DEEP", "the page nests more than 256 elements")
+        raise refusal("TOO_LARGE", "the page holds a text of more than 10 million characters")
     if root is not None:
         walk = _Walk(builder, root)
         walk.one(root)

@@ -11,6 +11,7 @@ from email.header import decode_header, make_header
 from email.message import EmailMessage
 from email.policy import EmailPolicy
 from email.policy import default as default_policy
+from typing import cast
 
 from services.retriever.domain import Kind
 from services.retriever.ingest.parsers.canonical import Builder, Extracted, clean, decode_as, one_line
@@ -31,7 +32,7 @@ _FLOWED = re.compile(r"(?<!^--) \n(?![>\n])", re.MULTILINE)
 
 def extract(data: bytes, max_characters: int) -> Extracted:
     """Returns the text of the message."""
-    message = message_from_bytes(data, policy=_Bounded(message_factory=_counted()))
+    message = cast(EmailMessage, message_from_bytes(data, policy=_Bounded(message_factory=_counted())))
     headers = {name.lower(): value for name, value in reversed(list(message.raw_items()))}
     if not headers:
         raise refusal("MALFORMED", "the file does not begin with the headers of an e-mail")
