@@ -33,6 +33,7 @@ from services.retriever.domain import (
 )
 from services.retriever.ingest.worker import answer_to
 from tandem.errors import FailedPrecondition, NotFound, TandemError, Unavailable
+from tandem.rpc.status import to_grpc
 from tandem.security import Principal
 from tandem.v1 import common_pb2 as common
 from tandem.v1 import embedder_service_pb2 as pb
@@ -66,6 +67,12 @@ def embed(text: str, dimension: int = DIMENSION) -> list[float]:
     return [value / norm for value in vector]
 
 
+def overlaps(query: str, texts: Sequence[str]) -> list[float]:
+    """Returns for each text the share of its words that the query holds."""
+    wanted = set(words(query))
+    return [sum(word in wanted for word in words(text)) / max(1, len(words(text))) for text in texts]
+
+
 class FakeEmbedder:
     """Implements the Embedder port by `embed`; fails with `fault` while it is set, waits while `gate` is clear."""
 
@@ -89,12 +96,11 @@ class FakeEmbedder:
         return Embedded(vectors=[embed(text, self.model.dimension) for text in texts], model=self.model)
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """Scores by the share of a text's words that the query holds; refuses unless `reranks` is set."""
+        """Scores by `overlaps`; refuses unless `reranks` is set."""
         if not self.reranks:
             raise FailedPrecondition("no reranker", reason="RERANKER_NOT_CONFIGURED")
         self.reranked.append(list(texts))
-        wanted = set(words(query))
-        return [sum(word in wanted for word in words(text)) / max(1, len(words(text))) for text in texts]
+        return overlaps(query, texts)
 
 
 class FakeParser:
@@ -267,6 +273,7 @@ class FakeEmbedderServicer(pb_grpc.EmbedderServiceServicer):
         self.dimension = dimension
         self.name = name
         self.num_calls = 0
+        self.reranks = False
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
         """Embeds the texts."""
@@ -275,6 +282,12 @@ class FakeEmbedderServicer(pb_grpc.EmbedderServiceServicer):
             embeddings=[pb.Embedding(values=embed(text, self.dimension)) for text in request.texts],
             lineage=common.Lineage(model=self.name, model_sha256=MODEL.sha256),
         )
+
+    async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:
+        """Scores by `overlaps`; refuses unless `reranks` is set."""
+        if not self.reranks:
+            await context.abort(*to_grpc(FailedPrecondition("no reranker", reason="RERANKER_NOT_CONFIGURED")))
+        return pb.RerankResponse(scores=overlaps(request.query, request.texts))
 
 
 @asynccontextmanager

@@ -9,109 +9,19 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 
-from services.retriever.__main__ import build
-from services.retriever.config import RetrieverConfig
-from tandem.errors import Unauthenticated
-from tandem.rpc.channel import connect
-from tandem.rpc.server import serving
-from tandem.security import Principal
-from tandem.telemetry import Telemetry
 from tandem.v1 import retriever_service_pb2 as pb
-from tandem.v1 import retriever_service_pb2_grpc as pb_grpc
-from tests.fakes.retriever import DIMENSION, FakeEmbedderServicer, embed, embedder_peer
+from tests.fakes import retriever_hosting as hosting
+from tests.fakes.retriever import DIMENSION, embed
+from tests.fakes.retriever_hosting import Caller, header, moment
 
 PERMISSION_DENIED = grpc.StatusCode.PERMISSION_DENIED
-EDITOR = frozenset({"user", "editor"})
-PRINCIPALS = {
-    "erin": Principal("erin", "halden", frozenset({"claims-leads"}), EDITOR),
-    "otto": Principal("otto", "halden", frozenset(), EDITOR),
-    "alice": Principal("alice", "halden", frozenset(), frozenset({"user"})),
-    "ida": Principal("ida", "halden", frozenset({"claims-leads"}), frozenset({"auditor"})),
-    "lena": Principal("lena", "halden", frozenset({"claims-leads"}), frozenset({"user"})),
-    "bea": Principal("bea", "brightwater", frozenset({"claims-leads"}), EDITOR),
-    "mallory": Principal('m"', 'halden" or tenant != "', frozenset({'*"]) or true or ["', "*"}), EDITOR),
-}
 MANUAL = b"# Claims manual\n\nReport water damage within seven days.\n\n## Glass\n\nGlass breakage needs no excess.\n"
-
-
-class Names:
-    """Takes a principal's name for its token."""
-
-    def resolve(self, token: str) -> Principal:
-        if token not in PRINCIPALS:
-            raise Unauthenticated("unknown")
-        return PRINCIPALS[token]
-
-
-class Caller:
-    """Speaks to a retriever as somebody."""
-
-    def __init__(self, address: str, name: str) -> None:
-        self.channel = connect(address, token=name)
-        self.stub = pb_grpc.RetrieverServiceStub(self.channel)
-
-    async def ingest(self, *documents: tuple[pb.DocumentHeader, bytes]) -> list[pb.IngestDocumentsResponse]:
-        async def frames() -> AsyncIterator[pb.IngestDocumentsRequest]:
-            for header, data in documents:
-                yield pb.IngestDocumentsRequest(header=header)
-                for start in range(0, len(data), 20):
-                    yield pb.IngestDocumentsRequest(data=data[start : start + 20])
-
-        return [event async for event in self.stub.IngestDocuments(frames())]
-
-    async def put(self, document_id: str, data: bytes, **fields: object) -> pb.IngestResult:
-        events = await self.ingest((header(document_id, **fields), data))
-        assert [event.WhichOneof("event") for event in events] == ["started", "result", "finished"]
-        return events[1].result
-
-    async def search(self, query: str, **fields: object) -> list[str]:
-        found = await self.stub.Search(pb.SearchRequest(query=query, **fields))
-        return [passage.document_id for passage in found.passages]
-
-    async def listed(self, page_size: int = 0) -> list[list[str]]:
-        pages, token = [], ""
-        while True:
-            page = await self.stub.ListDocuments(pb.ListDocumentsRequest(page_size=page_size, page_token=token))
-            pages.append([document.document_id for document in page.documents])
-            token = page.next_page_token
-            if not token:
-                return pages
-
-
-def header(document_id: str, **fields: object) -> pb.DocumentHeader:
-    return pb.DocumentHeader(document_id=document_id, **{"source": f"{document_id}.md", **fields})
-
-
-def moment(text: str) -> Timestamp:
-    time = Timestamp()
-    time.FromJsonString(text)
-    return time
-
-
-def config(path: Path, embedder: str, **fields: object) -> RetrieverConfig:
-    settings = {
-        "listen": "127.0.0.1:0",
-        "metrics_listen": "127.0.0.1:0",
-        "milvus_uri": str(path / "milvus.db"),
-        "embedder_target": embedder,
-        "dimension": DIMENSION,
-        "drain_seconds": 1.0,
-        **fields,
-    }
-    return RetrieverConfig(**settings)
 
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[SimpleNamespace]:
-    async with embedder_peer(peer := FakeEmbedderServicer()) as embedder:
-        settings = config(tmp_path, embedder)
-        telemetry = Telemetry("retriever")
-        app = await build(settings, telemetry)
-        async with serving(app, settings, telemetry, authenticator=Names()) as address:
-            callers = {name: Caller(address, name) for name in PRINCIPALS}
-            yield SimpleNamespace(**callers, registry=telemetry.registry, peer=peer)
-            for caller in callers.values():
-                await caller.channel.close()
+    async with hosting.house(tmp_path) as running:
+        yield running
 
 
 def codes(caught: pytest.ExceptionInfo[grpc.aio.AioRpcError]) -> grpc.StatusCode:
@@ -128,7 +38,7 @@ async def test_a_document_is_found_described_listed_and_deleted(house: SimpleNam
     assert best.text == got.text[best.span.start : best.span.end] == "## Glass\n\nGlass breakage needs no excess."
     assert (best.title, list(best.headings), best.source) == ("Claims manual", ["Claims manual", "Glass"], "manual.md")
     assert (best.dense_rank, best.sparse_rank) == (1, 1)
-    assert [timing.stage for timing in found.timings] == ["embed", "search"]
+    assert [timing.stage for timing in found.timings] == ["embed", "dense", "sparse", "check"]
     assert got.document.attributes == {"kind": "manual"}
     assert (got.document.num_chunks, got.document.num_characters) == (2, len(got.text))
     assert await house.alice.listed() == [["manual"]]
@@ -151,7 +61,8 @@ async def test_every_mode_finds_and_reports_its_ranks(house: SimpleNamespace) ->
         found = await house.alice.stub.Search(request)
         assert [passage.HasField("dense_rank") for passage in found.passages] == [dense]
         assert [passage.HasField("sparse_rank") for passage in found.passages] == [sparse]
-        assert [timing.stage for timing in found.timings] == ["search"]
+        stages = [stage for stage, there in (("dense", dense), ("sparse", sparse)) if there]
+        assert [timing.stage for timing in found.timings] == [*stages, "check"]
 
 
 async def test_unchanged_and_replaced(house: SimpleNamespace) -> None:
@@ -324,4 +235,5 @@ async def test_metrics_tell_what_happened(house: SimpleNamespace) -> None:
     assert value("tandem_retriever_passages_total") == 2
     for stage in ("parse", "embed", "write"):
         assert value("tandem_retriever_ingest_seconds_count", {"stage": stage}) == 1
-    assert value("tandem_retriever_search_seconds_count", {"mode": "hybrid", "stage": "search"}) == 1
+    for stage in ("embed", "dense", "sparse", "check"):
+        assert value("tandem_retriever_search_seconds_count", {"mode": "hybrid", "stage": stage}) == 1
