@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test lint types imports unit integration e2e deploy-test verify fix \
-        bench-generator bench-retriever chaos-retriever soak \
+        bench-generator bench-embedder bench-retriever chaos-retriever soak \
         proto verify-proto verify-telemetry fix-telemetry verify-dashboards fix-dashboards lock clean
 
 help: ## Show the targets
@@ -98,6 +98,9 @@ $(VENV)/tools: | setup
 
 bench-generator: setup ## Measure the generator against its peers; options in ARGS, for example ARGS=--quick
 	GOMP_SPINCOUNT=20000 $(BIN)/python -m benchmarks.generator $(ARGS)
+
+bench-embedder: setup ## Measure the embedder against its peers; options in ARGS, for example ARGS='--data DIR'
+	$(BIN)/python -m benchmarks.embedder $(ARGS)
 
 bench-retriever: setup ## Measure retrieval on public sets beside BM25 and brute force; ARGS='--data DIR --section NAME'
 	$(BIN)/python -m benchmarks.retriever $(ARGS)
