@@ -17,7 +17,6 @@ import numpy as np
 
 from benchmarks.retriever_embedder import embedder
 from benchmarks.retriever_ingestion import send, synthetic
-from benchmarks.retriever_rows import collections, open_file
 from benchmarks.retriever_server import BENCH, Retriever
 from benchmarks.runner import ROOT
 from evaluation.retrieval.documents import side_by_side
@@ -74,12 +73,11 @@ async def latency(home: Path, *, rounds: int, requests: int, seed: int) -> dict[
     copy = home / "raw.db"
     database = home / "milvus.db"
     await asyncio.to_thread(shutil.copyfile, database, copy)
-    (collection, *_) = await asyncio.to_thread(_chunk_collections, copy)
     server = Retriever(home, "127.0.0.1:9", {"DIMENSION": str(DIMENSION)})
     await server.start()
     cells: dict[tuple[str, str, int], list[float]] = {}
     try:
-        async with _raw(copy, collection) as raw, server.client(timeout_s=120) as client:
+        async with _raw(copy) as raw, server.client(timeout_s=120) as client:
             for number in range(rounds + 1):
                 queries = _queries(requests if number else max(20, requests // 10), seed=seed + number)
                 for mode in MODES:
@@ -137,19 +135,11 @@ async def _ours(client: AsyncRetrieverClient, mode: str, level: int, queries: Se
     return seconds
 
 
-def _chunk_collections(path: Path) -> list[str]:
-    client = open_file(path)
-    try:
-        return collections(client)
-    finally:
-        client.close()
-
-
 @asynccontextmanager
-async def _raw(path: Path, collection: str) -> AsyncIterator[Any]:
+async def _raw(path: Path) -> AsyncIterator[Any]:
     """Runs pymilvus in a process of its own and yields what measures there."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.peers.milvus_runner", str(path), collection,
+        sys.executable, "-m", "benchmarks.peers.milvus_runner", str(path),
         cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**26,
     )  # fmt: skip
     assert process.stdin is not None

@@ -1,6 +1,6 @@
 """Searches a Milvus Lite file with pymilvus alone: what our service adds is what it costs beyond this.
 
-    python -m benchmarks.peers.milvus_runner FILE COLLECTION
+    python -m benchmarks.peers.milvus_runner FILE
 
 It reads loads as lines of JSON and answers each with one: {"mode": "dense", "concurrency": 1, "queries": [{"vector":
 [...], "text": "..."}], "filter": "...", "top_k": 10} in, {"seconds": [...]} out.
@@ -11,7 +11,10 @@ import json
 import sys
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
+
+from benchmarks.retriever_rows import collections, open_file
 
 _FIELDS = ["id", "span_start", "span_end", "page", "prefix", "headings", "content"]
 _TIMEOUT_S = 60.0
@@ -47,12 +50,13 @@ async def _timed(client: Any, collection: str, load: dict[str, Any]) -> list[flo
     return seconds
 
 
-async def _main(file: str, collection: str) -> None:
-    from pymilvus import AsyncMilvusClient, MilvusClient
+async def _main(file: Path) -> None:
+    from pymilvus import AsyncMilvusClient
 
-    blocking = MilvusClient(file)  # it owns the engine
+    blocking = open_file(file)  # the engine ends with this process
+    collection = collections(blocking)[0]
     blocking.load_collection(collection, timeout=_TIMEOUT_S)
-    client = AsyncMilvusClient(file)
+    client = AsyncMilvusClient(str(file))
     print(json.dumps({"ready": True}), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         print(json.dumps({"seconds": await _timed(client, collection, json.loads(line))}), flush=True)
@@ -61,4 +65,4 @@ async def _main(file: str, collection: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*sys.argv[1:]))
+    asyncio.run(_main(Path(sys.argv[1])))
