@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-from tandem.cli import adapters, ask, audit, documents, keys, models, tokens, up
+from tandem.cli import adapters, ask, audit, documents, jobs, keys, models, search, snapshots, tokens, up
 from tandem.cli.output import fail
 from tandem.errors import ConfigError, TandemError
 
@@ -19,10 +19,13 @@ app = typer.Typer(
 up.register(app)
 ask.register(app)
 documents.register(app)
+search.register(app)
 models.register(app)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
+app.add_typer(snapshots.app, name="snapshots")
 app.add_typer(tokens.app, name="tokens")
 for _entry in entry_points(group="tandem.commands"):
     # Loading may import torch, which takes seconds: only the command that was named pays for that.

@@ -1,7 +1,6 @@
 """`tandem ask`: a question, and an answer that shows what it rests on."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -11,10 +10,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tandem.cli.options import date
 from tandem.cli.output import AsJson, console, print_json, print_json_lines, printable
 from tandem.cli.session import As, target
 from tandem.client import RouterClient
-from tandem.errors import InvalidInput
 from tandem.v1 import router_service_pb2 as router
 
 ROUTES = {
@@ -51,7 +50,7 @@ def ask(
     Example: tandem ask "How soon must I report a theft?" --policy cascade
     """
     to = target("router", principal)
-    moment = _date(as_of)
+    moment = date(as_of)
     history = [(question, "") for question in after or ()]
     with RouterClient(to.address, token=to.token, timeout=to.timeout) as client:
         events = client.stream(question, policy=policy, history=history, as_of=moment)
@@ -130,12 +129,3 @@ def _citations(citations: Sequence[router.Citation]) -> RenderableType:
         rows.append(Text(f"{citation.title} [{citation.document_id}{page}, characters {span.start} to {span.end}]"))
         rows.append(Padding(Text(f"“{printable(' '.join(citation.quote.split()))}”", style="italic"), (0, 0, 0, 2)))
     return Group(*rows)
-
-
-def _date(text: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        raise InvalidInput.of("--as-of", f"is not a date like 2026-01-31: {text!r}") from None

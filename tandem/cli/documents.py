@@ -1,4 +1,4 @@
-"""`tandem ingest`, `search`, `documents`, `show` and `delete`: the documents that evidence comes from."""
+"""`tandem ingest`, `documents`, `show` and `delete`: the documents that evidence comes from."""
 
 import re
 import time
@@ -11,25 +11,20 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tandem.cli import jobs
 from tandem.cli.output import AsJson, as_dict, console, errors, print_json, print_json_lines, printable
 from tandem.cli.session import As, Target, target
 from tandem.client import RetrieverClient, Upload
 from tandem.errors import InvalidInput
 from tandem.v1 import retriever_service_pb2 as retriever
 
-ENDINGS = (".md", ".txt", ".html", ".htm", ".pdf", ".docx")
+ENDINGS = (".md", ".txt", ".html", ".htm", ".pdf", ".docx", ".csv", ".tsv", ".xlsx", ".eml")
 _INGEST_TIMEOUT_S = 3600.0
-_MODES = {
-    "hybrid": retriever.SEARCH_MODE_HYBRID,
-    "dense": retriever.SEARCH_MODE_DENSE,
-    "sparse": retriever.SEARCH_MODE_SPARSE,
-}
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
     app.command("ingest")(ingest)
-    app.command("search")(search)
     app.command("documents")(documents)
     app.command("show")(show)
     app.command("delete")(delete)
@@ -40,17 +35,25 @@ def ingest(
     group: Annotated[
         list[str] | None, typer.Option(help="Group that may see the documents; repeat it. None: the whole tenant.")
     ] = None,
+    job: Annotated[
+        bool, typer.Option("--job", help="Leave the indexing to the server: ends when all is on its disk.")
+    ] = False,
     principal: As = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take documents in (.md .txt .html .pdf .docx); what is unchanged costs nothing, what changed is replaced.
+    """Take documents in (.md .txt .html .pdf .docx .csv .xlsx .eml).
 
+    What is unchanged costs nothing, what changed is replaced.
     A document's id is its path below the folder that was named, in lower case. Exit status 1 if any was rejected.
     """
     uploads = [upload for path in paths for upload in find(path, groups=group or ())]
     if not uploads:
         raise InvalidInput.of("paths", f"hold no documents ending in {', '.join(ENDINGS)}")
     to = target("retriever", principal)
+    if job:
+        with RetrieverClient(to.address, token=to.token, timeout=to.timeout) as client:
+            jobs.tell(client.create_job(uploads, timeout=_INGEST_TIMEOUT_S), as_json=as_json)
+        return
     if as_json:
         with RetrieverClient(to.address, token=to.token, timeout=to.timeout) as client:
             results = list(client.ingest(uploads, timeout=_INGEST_TIMEOUT_S))
@@ -99,30 +102,6 @@ def send(to: Target, uploads: list[Upload], *, label: str) -> retriever.IngestFi
         f" in {time.perf_counter() - start:.1f} s"
     )
     return finished
-
-
-def search(
-    query: Annotated[str, typer.Argument(help="What to find.")],
-    top_k: Annotated[int, typer.Option(help="How many passages.", min=1, max=100)] = 5,
-    mode: Annotated[str, typer.Option(help="hybrid, dense or sparse.")] = "hybrid",
-    principal: As = None,
-    as_json: AsJson = False,
-) -> None:
-    """Search the documents that you may see, without asking a model."""
-    if mode not in _MODES:
-        raise InvalidInput.of("--mode", f"is one of {', '.join(_MODES)}")
-    to = target("retriever", principal)
-    with RetrieverClient(to.address, token=to.token, timeout=to.timeout) as client:
-        found = client.search(query, top_k=top_k, mode=_MODES[mode])
-    if as_json:
-        print_json(found)
-        return
-    for rank, passage in enumerate(found.passages, 1):
-        title, where = (escape(printable(text)) for text in (passage.title, " › ".join(passage.headings)))
-        console.print(f"[bold]{rank}. {title}[/] [dim]{passage.document_id} {where} ({passage.score:.4f})[/]")
-        console.print(f"   {printable(' '.join(passage.text.split())[:300])}", markup=False)
-    if not found.passages:
-        console.print("nothing found")
 
 
 def documents(principal: As = None, as_json: AsJson = False) -> None:

@@ -876,9 +876,9 @@ class SearchResponse(_message.Message):
 
     @_builtins.property
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.StageTiming]:
-        """timings are the stages "embed", "dense", "sparse", "check", "rerank" and
-        "expand" as far as there were any; "dense" and "sparse" run at the same
-        time.
+        """timings are the stages "embed", "dense", "sparse", "check", "rerank",
+        "diversify" and "expand" as far as there were any; "dense" and "sparse"
+        run at the same time.
         """
 
     def __init__(

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from tandem.cli import app as root
 from tandem.cli import documents, sample
 from tandem.cli.output import printable
+from tandem.cli.search import conditions
 from tandem.cli.session import target
 from tandem.errors import ConfigError, InvalidInput
 from tandem.stack import DEVELOPER, Home, prepare
@@ -106,9 +107,19 @@ def test_options_before_the_subcommand_are_not_silently_dropped() -> None:
 
 
 def test_a_wrong_date_names_the_option() -> None:
-    result = CliRunner().invoke(root.app, ["ask", "When?", "--as-of", "tomorrow"], env={"TANDEM_TOKEN": "t"})
-    assert isinstance(result.exception, InvalidInput)
-    assert result.exception.violations[0].field == "--as-of"
+    for command in ("ask", "search"):
+        result = CliRunner().invoke(root.app, [command, "When?", "--as-of", "tomorrow"], env={"TANDEM_TOKEN": "t"})
+        assert isinstance(result.exception, InvalidInput)
+        assert result.exception.violations[0].field == "--as-of"
+
+
+def test_conditions_are_read_as_they_are_written() -> None:
+    found = [(one.key, list(one.values), one.excluded) for one in conditions(["kind", "kind=a=b", "kind!=", "é x!=!"])]
+    assert found == [("kind", [], False), ("kind", ["a=b"], False), ("kind", [""], True), ("é x", ["!"], True)]
+    for term in ("", "=a", "!=a", "kind!a"):
+        with pytest.raises(InvalidInput) as caught:
+            conditions([term])
+        assert caught.value.violations[0].field == "--where"
 
 
 def test_tokens_are_never_drawn_over_others(tmp_path: Path) -> None:
