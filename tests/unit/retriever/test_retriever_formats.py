@@ -194,3 +194,27 @@ def test_words_that_a_pdf_breaks_are_whole_again() -> None:
         pdf.cell(text=line, new_x="LMARGIN", new_y="NEXT")
     text = extract(bytes(pdf.output()), PDF).text
     assert text == "The self-employed have insurance, which the self-employed pay."
+
+
+def two_columns(left: list[str], right: list[str], *, title: str = "") -> str:
+    pdf = pytest.importorskip("fpdf").FPDF()
+    pdf.add_page()
+    pdf.set_font("Helvetica", size=9)
+    pdf.text(10, 20, title)
+    for row, (one, other) in enumerate(zip(left, right, strict=True)):
+        pdf.text(10, 30 + 4 * row, one)
+        pdf.text(110, 30 + 4 * row, other)
+    return extract(bytes(pdf.output()), PDF).text
+
+
+def test_columns_of_a_pdf_are_read_one_after_the_other() -> None:
+    title = "A title that stands above both of the columns and reaches far over the space between them, to the right"
+    left = [f"The left column has line number {number} of its story" for number in range(8)]
+    right = [f"The right column goes on with line {number} of the same" for number in range(8)]
+    assert " ".join(two_columns(left, right, title=title).split()) == " ".join([title, *left, *right])
+
+
+def test_what_looks_like_a_table_without_rules_is_read_across() -> None:
+    plans, fees = [f"plan number {number}" for number in range(8)], [f"{number} euro" for number in range(8)]
+    text = two_columns(plans, fees)
+    assert all(f"{plan} {fee}" in " ".join(text.split()) for plan, fee in zip(plans, fees, strict=True))

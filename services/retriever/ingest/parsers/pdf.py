@@ -11,6 +11,7 @@ from pdfplumber.utils.exceptions import PdfminerException
 
 from services.retriever.domain import Kind
 from services.retriever.ingest.parsers.canonical import Builder, Extracted
+from services.retriever.ingest.parsers.columns import in_order
 from services.retriever.ingest.reasons import refusal
 
 _MAX_PAGES = 5_000
@@ -64,11 +65,13 @@ def _page(page: Any) -> list[_Item]:
         items.append(_Item(page=number, top=table.bbox[1], bottom=table.bbox[3], rows=rows))
     boxes = [table.bbox for table in tables]
     rest = page.filter(lambda thing: not _inside(thing, boxes)) if boxes else page
-    for line in rest.extract_text_lines(strip=True, return_chars=True):
+    lines = rest.extract_text_lines(strip=True, return_chars=True)
+    # Where tables are, columns are not looked for: what stands beside a table belongs to it as often as not.
+    for line in lines if tables else in_order(lines, float(page.width)):
         sizes = Counter(round(char["size"], 1) for char in line["chars"])
         size = sizes.most_common(1)[0][0] if sizes else 0.0
         items.append(_Item(page=number, top=line["top"], bottom=line["bottom"], text=line["text"], size=size))
-    return sorted(items, key=lambda item: item.top)
+    return sorted(items, key=lambda item: item.top) if tables else items
 
 
 def _inside(thing: Any, boxes: list[tuple[float, float, float, float]]) -> bool:
@@ -110,7 +113,7 @@ def _assemble(items: list[_Item], max_characters: int) -> Extracted:
 def _continues(above: _Item, line: _Item) -> bool:
     """Tells whether a line belongs to the paragraph of the line above it."""
     gap, height = line.top - above.bottom, above.bottom - above.top
-    return line.page == above.page and abs(line.size - above.size) < 0.5 and gap < 0.75 * height
+    return line.page == above.page and abs(line.size - above.size) < 0.5 and -height < gap < 0.75 * height
 
 
 def _join(lines: list[str], words: set[str]) -> str:
