@@ -34,6 +34,8 @@ MODES = {
 }
 _RAW_START_S = 180.0
 Query = dict[str, Any]
+Stages = dict[tuple[str, int, str], list[float]]
+"""Seconds of the server's own stages, by mode and number at once."""
 
 
 def random_vectors(seed: int) -> Any:
@@ -76,13 +78,14 @@ async def latency(home: Path, *, rounds: int, requests: int, seed: int) -> dict[
     server = Retriever(home, "127.0.0.1:9", {"DIMENSION": str(DIMENSION)})
     await server.start()
     cells: dict[tuple[str, str, int], list[float]] = {}
+    stages: Stages = {}
     try:
         async with _raw(copy) as raw, server.client(timeout_s=120) as client:
             for number in range(rounds + 1):
                 queries = _queries(requests if number else max(20, requests // 10), seed=seed + number)
                 for mode in MODES:
                     for level in CONCURRENCY:
-                        ours = await _ours(client, mode, level, queries)
+                        ours = await _ours(client, mode, level, queries, stages if number else {})
                         theirs = await raw(mode, level, queries)
                         if number:  # the first warms up
                             cells.setdefault(("tandem", mode, level), []).extend(ours)
@@ -92,7 +95,18 @@ async def latency(home: Path, *, rounds: int, requests: int, seed: int) -> dict[
         await server.stop()
         copy.unlink(missing_ok=True)
     rows = [
-        {"who": who, "mode": mode, "concurrency": level, "requests": len(seconds), "latency_ms": latencies(seconds)}
+        {
+            "who": who,
+            "mode": mode,
+            "concurrency": level,
+            "requests": len(seconds),
+            "latency_ms": latencies(seconds),
+            "stages_ms": {
+                stage: 1000 * percentile(taken, 0.5)
+                for (at, many, stage), taken in stages.items()
+                if (who, at, many) == ("tandem", mode, level)
+            },
+        }
         for (who, mode, level), seconds in cells.items()
     ]
     over = {
@@ -121,15 +135,20 @@ def _queries(count: int, *, seed: int) -> list[Query]:
     return [{"text": text, "vector": embed(text)} for text in texts]
 
 
-async def _ours(client: AsyncRetrieverClient, mode: str, level: int, queries: Sequence[Query]) -> list[float]:
+async def _ours(
+    client: AsyncRetrieverClient, mode: str, level: int, queries: Sequence[Query], stages: Stages
+) -> list[float]:
     waiting, seconds = deque(queries), list[float]()
 
     async def work() -> None:
         while waiting:
             query = waiting.popleft()
             started = time.perf_counter()
-            await client.search(query["text"], top_k=TOP_K, mode=MODES[mode], query_vector=query["vector"])
+            found = await client.search(query["text"], top_k=TOP_K, mode=MODES[mode], query_vector=query["vector"])
             seconds.append(time.perf_counter() - started)
+            for timing in found.timings:
+                taken = timing.duration.ToMicroseconds() / 1e6
+                stages.setdefault((mode, level, timing.stage), []).append(taken)
 
     await side_by_side(work, level)
     return seconds

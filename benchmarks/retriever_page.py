@@ -88,11 +88,14 @@ def _latency(name: str, row: dict[str, Any]) -> list[str]:
         f"{row.get('chunks', '')} chunks, {row['vectors']} vectors; top {row['top_k']}, query vectors given, filtered "
         "by tenant and groups. pymilvus asks a copy of the same file with the same filter, turn by turn.", "",
         f"![{name}]", "",
-        "| mode | at once | who | requests | p50 ms | p95 ms | p99 ms |", "|---|---|---|---|---|---|---|",
+        "| mode | at once | who | requests | p50 ms | p95 ms | p99 ms | the server's stages, median ms |",
+        "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for cell in row["cells"]:
         waits = " | ".join(f"{value:.1f}" for value in cell["latency_ms"].values())
-        lines.append(f"| {cell['mode']} | {cell['concurrency']} | {cell['who']} | {cell['requests']} | {waits} |")
+        stages = ", ".join(f"{stage} {value:.1f}" for stage, value in cell["stages_ms"].items())
+        asked = f"{cell['mode']} | {cell['concurrency']} | {cell['who']} | {cell['requests']}"
+        lines.append(f"| {asked} | {waits} | {stages} |")
     lines += ["", f"p50 over pymilvus, at most {_OVERHEAD_MS:.0f} ms wanted:", ""]
     return [*lines, *(f"- {what}: {value:+.1f} ms" for what, value in row["p50 over pymilvus, ms"].items())]
 

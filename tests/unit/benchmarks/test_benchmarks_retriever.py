@@ -85,7 +85,14 @@ def results() -> dict[str, Any]:
     figure = {"value": 0.5, "low": 0.4, "high": 0.6}
     metrics = dict.fromkeys(("ndcg@10", "recall@10", "recall@100"), figure)
     waits = {"p50": 1.0, "p95": 2.0, "p99": 3.0}
-    cell = {"who": "tandem", "mode": "dense", "concurrency": 1, "requests": 9, "latency_ms": waits}
+    cell = {
+        "who": "tandem",
+        "mode": "dense",
+        "concurrency": 1,
+        "requests": 9,
+        "latency_ms": waits,
+        "stages_ms": {"dense": 1.0},
+    }
     return {
         "quality-scifact": {
             "documents": 9, "chunks": 19, "queries": {"tuned on": 3, "reported on": 4}, "fusion": "weighted, dense 0.5",
