@@ -7,7 +7,16 @@ from typing import Any, Self
 
 import grpc
 
-from tandem.client.requests import Turns, Upload, ask_request, search_request, timestamp, translated, upload_frames
+from tandem.client.requests import (
+    Turns,
+    Upload,
+    ask_request,
+    job_frames,
+    search_request,
+    timestamp,
+    translated,
+    upload_frames,
+)
 from tandem.rpc import channel as channels
 from tandem.v1 import audit_service_pb2 as audit
 from tandem.v1 import (
@@ -147,6 +156,51 @@ class AsyncRetrieverClient(_AsyncClient):
 
         return self._stream("IngestDocuments", frames(), timeout)
 
+    async def create_job(self, uploads: Iterable[Upload], *, timeout: float | None = None) -> retriever.IngestJob:
+        """Sends documents to be indexed in the background; returns when they are safe on the server's disk."""
+        response: retriever.CreateIngestJobResponse = await self._call("CreateIngestJob", job_frames(uploads), timeout)
+        return response.job
+
+    async def get_job(self, job_id: str, *, timeout: float | None = None) -> retriever.IngestJob:
+        """Tells how far a job is."""
+        request = retriever.GetIngestJobRequest(job_id=job_id)
+        response: retriever.GetIngestJobResponse = await self._call("GetIngestJob", request, timeout)
+        return response.job
+
+    async def list_jobs(self, *, timeout: float | None = None) -> AsyncIterator[retriever.IngestJob]:
+        """Yields the tenant's jobs, the newest first."""
+        token = ""
+        while True:
+            request = retriever.ListIngestJobsRequest(page_token=token)
+            page: retriever.ListIngestJobsResponse = await self._call("ListIngestJobs", request, timeout)
+            for row in page.jobs:
+                yield row
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def list_job_results(
+        self, job_id: str, *, rejected_only: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[retriever.IngestResult]:
+        """Yields what became of a job's documents, as far as they have a result."""
+        token = ""
+        while True:
+            request = retriever.ListIngestJobResultsRequest(
+                job_id=job_id, page_token=token, rejected_only=rejected_only
+            )
+            page: retriever.ListIngestJobResultsResponse = await self._call("ListIngestJobResults", request, timeout)
+            for row in page.results:
+                yield row
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def cancel_job(self, job_id: str, *, timeout: float | None = None) -> retriever.IngestJob:
+        """Ends a job; documents that were indexed stay."""
+        request = retriever.CancelIngestJobRequest(job_id=job_id)
+        response: retriever.CancelIngestJobResponse = await self._call("CancelIngestJob", request, timeout)
+        return response.job
+
     async def search(
         self,
         query: str,
@@ -207,6 +261,65 @@ class AsyncRetrieverClient(_AsyncClient):
         request = retriever.DeleteDocumentRequest(document_id=document_id)
         response: retriever.DeleteDocumentResponse = await self._call("DeleteDocument", request, timeout)
         return response.num_chunks
+
+    async def create_snapshot(
+        self, snapshot_id: str, *, chunk_characters: int = 0, analyzer: str = "", timeout: float | None = None
+    ) -> retriever.Snapshot:
+        """Begins to build a snapshot, unless told otherwise as configured; needs the role "platform", as all of these."""
+        request = retriever.CreateSnapshotRequest(
+            snapshot_id=snapshot_id, chunk_characters=chunk_characters, analyzer=analyzer
+        )
+        response: retriever.CreateSnapshotResponse = await self._call("CreateSnapshot", request, timeout)
+        return response.snapshot
+
+    async def get_snapshot(self, snapshot_id: str, *, timeout: float | None = None) -> retriever.Snapshot:
+        """Describes a snapshot."""
+        request = retriever.GetSnapshotRequest(snapshot_id=snapshot_id)
+        response: retriever.GetSnapshotResponse = await self._call("GetSnapshot", request, timeout)
+        return response.snapshot
+
+    async def promote_snapshot(self, snapshot_id: str, *, timeout: float | None = None) -> retriever.Snapshot:
+        """Makes a snapshot live; searches in progress end on the one before."""
+        request = retriever.PromoteSnapshotRequest(snapshot_id=snapshot_id)
+        response: retriever.PromoteSnapshotResponse = await self._call("PromoteSnapshot", request, timeout)
+        return response.snapshot
+
+    async def roll_back_snapshot(self, *, timeout: float | None = None) -> retriever.Snapshot:
+        """Makes the snapshot live that was live before."""
+        request = retriever.RollBackSnapshotRequest()
+        response: retriever.RollBackSnapshotResponse = await self._call("RollBackSnapshot", request, timeout)
+        return response.snapshot
+
+    async def list_snapshots(self, *, timeout: float | None = None) -> AsyncIterator[retriever.Snapshot]:
+        """Yields every snapshot, the newest first."""
+        token = ""
+        while True:
+            page: retriever.ListSnapshotsResponse = await self._call(
+                "ListSnapshots", retriever.ListSnapshotsRequest(page_token=token), timeout
+            )
+            for item in page.snapshots:
+                yield item
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def diff_snapshot(
+        self, snapshot_id: str, *, timeout: float | None = None
+    ) -> AsyncIterator[retriever.DocumentDifference]:
+        """Yields the documents that the caller may see and that are not the same in the live snapshot."""
+        token = ""
+        while True:
+            request = retriever.DiffSnapshotRequest(snapshot_id=snapshot_id, page_token=token)
+            page: retriever.DiffSnapshotResponse = await self._call("DiffSnapshot", request, timeout)
+            for item in page.differences:
+                yield item
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def delete_snapshot(self, snapshot_id: str, *, timeout: float | None = None) -> None:
+        """Removes a snapshot that is not live, or gives up building it."""
+        await self._call("DeleteSnapshot", retriever.DeleteSnapshotRequest(snapshot_id=snapshot_id), timeout)
 
 
 class AsyncGeneratorClient(_AsyncClient):

@@ -5,7 +5,16 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from tandem.client.requests import Turns, Upload, ask_request, search_request, timestamp, translated, upload_frames
+from tandem.client.requests import (
+    Turns,
+    Upload,
+    ask_request,
+    job_frames,
+    search_request,
+    timestamp,
+    translated,
+    upload_frames,
+)
 from tandem.rpc import channel as channels
 from tandem.v1 import audit_service_pb2 as audit
 from tandem.v1 import (
@@ -124,6 +133,49 @@ class RetrieverClient(_Client):
         """Sends documents and yields started, one result for each, finished."""
         return self._stream("IngestDocuments", upload_frames(uploads), timeout)
 
+    def create_job(self, uploads: Iterable[Upload], *, timeout: float | None = None) -> retriever.IngestJob:
+        """Sends documents to be indexed in the background; returns when they are safe on the server's disk."""
+        response: retriever.CreateIngestJobResponse = self._call("CreateIngestJob", job_frames(uploads), timeout)
+        return response.job
+
+    def get_job(self, job_id: str, *, timeout: float | None = None) -> retriever.IngestJob:
+        """Tells how far a job is."""
+        request = retriever.GetIngestJobRequest(job_id=job_id)
+        response: retriever.GetIngestJobResponse = self._call("GetIngestJob", request, timeout)
+        return response.job
+
+    def list_jobs(self, *, timeout: float | None = None) -> Iterator[retriever.IngestJob]:
+        """Yields the tenant's jobs, the newest first."""
+        token = ""
+        while True:
+            request = retriever.ListIngestJobsRequest(page_token=token)
+            page: retriever.ListIngestJobsResponse = self._call("ListIngestJobs", request, timeout)
+            yield from page.jobs
+            token = page.next_page_token
+            if not token:
+                return
+
+    def list_job_results(
+        self, job_id: str, *, rejected_only: bool = False, timeout: float | None = None
+    ) -> Iterator[retriever.IngestResult]:
+        """Yields what became of a job's documents, as far as they have a result."""
+        token = ""
+        while True:
+            request = retriever.ListIngestJobResultsRequest(
+                job_id=job_id, page_token=token, rejected_only=rejected_only
+            )
+            page: retriever.ListIngestJobResultsResponse = self._call("ListIngestJobResults", request, timeout)
+            yield from page.results
+            token = page.next_page_token
+            if not token:
+                return
+
+    def cancel_job(self, job_id: str, *, timeout: float | None = None) -> retriever.IngestJob:
+        """Ends a job; documents that were indexed stay."""
+        request = retriever.CancelIngestJobRequest(job_id=job_id)
+        response: retriever.CancelIngestJobResponse = self._call("CancelIngestJob", request, timeout)
+        return response.job
+
     def search(
         self,
         query: str,
@@ -183,6 +235,63 @@ class RetrieverClient(_Client):
         request = retriever.DeleteDocumentRequest(document_id=document_id)
         response: retriever.DeleteDocumentResponse = self._call("DeleteDocument", request, timeout)
         return response.num_chunks
+
+    def create_snapshot(
+        self, snapshot_id: str, *, chunk_characters: int = 0, analyzer: str = "", timeout: float | None = None
+    ) -> retriever.Snapshot:
+        """Begins to build a snapshot, unless told otherwise as configured; needs the role "platform", as all of these."""
+        request = retriever.CreateSnapshotRequest(
+            snapshot_id=snapshot_id, chunk_characters=chunk_characters, analyzer=analyzer
+        )
+        response: retriever.CreateSnapshotResponse = self._call("CreateSnapshot", request, timeout)
+        return response.snapshot
+
+    def get_snapshot(self, snapshot_id: str, *, timeout: float | None = None) -> retriever.Snapshot:
+        """Describes a snapshot."""
+        request = retriever.GetSnapshotRequest(snapshot_id=snapshot_id)
+        response: retriever.GetSnapshotResponse = self._call("GetSnapshot", request, timeout)
+        return response.snapshot
+
+    def promote_snapshot(self, snapshot_id: str, *, timeout: float | None = None) -> retriever.Snapshot:
+        """Makes a snapshot live; searches in progress end on the one before."""
+        request = retriever.PromoteSnapshotRequest(snapshot_id=snapshot_id)
+        response: retriever.PromoteSnapshotResponse = self._call("PromoteSnapshot", request, timeout)
+        return response.snapshot
+
+    def roll_back_snapshot(self, *, timeout: float | None = None) -> retriever.Snapshot:
+        """Makes the snapshot live that was live before."""
+        request = retriever.RollBackSnapshotRequest()
+        response: retriever.RollBackSnapshotResponse = self._call("RollBackSnapshot", request, timeout)
+        return response.snapshot
+
+    def list_snapshots(self, *, timeout: float | None = None) -> Iterator[retriever.Snapshot]:
+        """Yields every snapshot, the newest first."""
+        token = ""
+        while True:
+            page: retriever.ListSnapshotsResponse = self._call(
+                "ListSnapshots", retriever.ListSnapshotsRequest(page_token=token), timeout
+            )
+            yield from page.snapshots
+            token = page.next_page_token
+            if not token:
+                return
+
+    def diff_snapshot(
+        self, snapshot_id: str, *, timeout: float | None = None
+    ) -> Iterator[retriever.DocumentDifference]:
+        """Yields the documents that the caller may see and that are not the same in the live snapshot."""
+        token = ""
+        while True:
+            request = retriever.DiffSnapshotRequest(snapshot_id=snapshot_id, page_token=token)
+            page: retriever.DiffSnapshotResponse = self._call("DiffSnapshot", request, timeout)
+            yield from page.differences
+            token = page.next_page_token
+            if not token:
+                return
+
+    def delete_snapshot(self, snapshot_id: str, *, timeout: float | None = None) -> None:
+        """Removes a snapshot that is not live, or gives up building it."""
+        self._call("DeleteSnapshot", retriever.DeleteSnapshotRequest(snapshot_id=snapshot_id), timeout)
 
 
 class GeneratorClient(_Client):

@@ -137,6 +137,10 @@ class FakeConnection:
     async def close(self) -> None:
         """Disconnects."""
 
+    def newest(self, client: FakeClient) -> FakeClient:
+        """Returns the client: every read is of the newest."""
+        return client
+
     async def call(self, do: Callable[[Any, float], Any]) -> Any:
         """Runs do."""
         await asyncio.sleep(0)

@@ -15,7 +15,7 @@ from tandem.security import Principal, issue
 from tandem.v1 import retriever_service_pb2_grpc as pb_grpc
 from tests.fakes.retriever import DIMENSION
 
-ERIN = Principal("erin", "halden", frozenset(), frozenset({"user", "editor"}))
+ERIN = Principal("erin", "halden", frozenset(), frozenset({"user", "editor", "platform"}))
 
 
 class House:

@@ -1,15 +1,19 @@
 """Snapshots as operators and callers see them: real Milvus Lite, real gRPC, a real process that is killed."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from typer.testing import CliRunner
 
 from services.retriever.__main__ import build
 from services.retriever.config import RetrieverConfig
+from tandem.cli import app as root
 from tandem.errors import Unauthenticated
 from tandem.rpc.channel import connect
 from tandem.rpc.server import serving
@@ -18,6 +22,7 @@ from tandem.telemetry import Telemetry
 from tandem.v1 import retriever_service_pb2 as pb
 from tandem.v1 import retriever_service_pb2_grpc as pb_grpc
 from tests.fakes.retriever import DIMENSION, FakeEmbedderServicer, embedder_peer
+from tests.fakes.retriever_process import House, kill_tree
 
 Stub = pb_grpc.RetrieverServiceStub
 PLATFORM = Principal("pia", "halden", frozenset({"leads"}), frozenset({"user", "editor", "platform"}))
@@ -52,7 +57,9 @@ async def house(folder: Path, embedder: str, **fields: object) -> AsyncIterator[
     app = await build(settings, telemetry)
     async with serving(app, settings, telemetry, authenticator=Names()) as address:
         async with connect(address, token="pia") as pia, connect(address, token="erin") as erin:
-            yield Stub(pia), Stub(erin)
+            operator = Stub(pia)
+            operator.address = address
+            yield operator, Stub(erin)
 
 
 async def put(stub: Stub, texts: dict[str, str], **fields: object) -> list[pb.IngestResult]:
@@ -218,3 +225,83 @@ async def test_the_collection_goes_over_to_another_model(tmp_path: Path) -> None
             listed = (await pia.ListSnapshots(pb.ListSnapshotsRequest())).snapshots
             assert {one.snapshot_id: one.state for one in listed} == {"next": S.STATE_LIVE, "initial": S.STATE_FAILED}
             assert "bag-of-words" in listed[1].error
+
+
+async def test_an_operator_types_and_is_told(tmp_path: Path) -> None:
+    async with embedder_peer() as embedder, house(tmp_path, embedder) as (pia, erin):
+        await put(erin, {"long": LONG})
+
+        async def typed(*words: str) -> str:
+            environment = {"TANDEM_RETRIEVER": pia.address, "TANDEM_TOKEN": "pia"}
+            result = await asyncio.to_thread(CliRunner().invoke, root.app, ["snapshots", *words], env=environment)
+            assert result.exception is None, result.output
+            return str(result.output)
+
+        assert "initial: live, 1 of 1 documents, chunks of 900, english, bag-of-words" in await typed()
+        assert "fine is being built" in await typed("create", "fine", "--chunk-characters", "150")
+        await whole(pia, "fine")
+        assert await typed("diff", "fine", "--json")
+        assert (await typed("diff", "fine")).split()[-3:] == ["long", "1", "5"]
+        assert "fine is live" in await typed("promote", "fine")
+        assert "initial is live again" in await typed("roll-back")
+        assert "fine is gone" in await typed("delete", "fine")
+        (row,) = json.loads(await typed("list", "--json"))
+        assert (row["snapshot_id"], row["state"]) == ("initial", "STATE_LIVE")
+
+
+class Stalling(FakeEmbedderServicer):
+    """Serves so many batches of more than one text, and keeps the next waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed = 1_000
+        self.stalled, self.open = asyncio.Event(), asyncio.Event()
+        self.num_texts = 0
+
+    async def Embed(self, request: Any, context: Any) -> Any:
+        self.allowed -= len(request.texts) > 1
+        if self.allowed < 0:
+            self.stalled.set()
+            await self.open.wait()
+        self.num_texts += len(request.texts)
+        return await super().Embed(request, context)
+
+
+@pytest.mark.parametrize("engine_too", [True, False])
+async def test_a_build_goes_on_after_kill_9_and_is_never_served_half(tmp_path: Path, engine_too: bool) -> None:
+    peer = Stalling()
+    async with embedder_peer(peer) as embedder:
+        of = House(tmp_path, embedder)
+        async with of.up() as (process, stub):
+            await put(stub, {f"d{number:03d}": f"Statement {number} holds." for number in range(250)})
+            peer.allowed = 4  # batches of 64: the first page of 200 documents
+            await stub.CreateSnapshot(pb.CreateSnapshotRequest(snapshot_id="next", analyzer="standard"))
+            await peer.stalled.wait()
+            for name in ("d000", "d249"):
+                await put(stub, {name: "Statement renewed holds."})
+            await stub.DeleteDocument(pb.DeleteDocumentRequest(document_id="d001"))
+            kill_tree(process, engine_too=engine_too)
+        peer.open.set()
+        peer.allowed, peer.num_texts = 0, 0
+        peer.open.clear()
+        peer.stalled.clear()
+        async with of.up() as (_, stub):
+            await peer.stalled.wait()
+            for call in (
+                stub.PromoteSnapshot(pb.PromoteSnapshotRequest(snapshot_id="next")),
+                stub.Search(pb.SearchRequest(query="statement", snapshot="next")),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call
+                assert refused(caught) is grpc.StatusCode.FAILED_PRECONDITION
+            renewed = await found(stub, "renewed", mode=pb.SEARCH_MODE_SPARSE)
+            assert len(renewed) == 2
+            peer.open.set()
+            ready = await whole(stub, "next")
+            assert (ready.state, ready.num_documents) == (S.STATE_READY, 249)
+            assert peer.num_texts < 60  # what was done before counts
+            await stub.PromoteSnapshot(pb.PromoteSnapshotRequest(snapshot_id="next"))
+            assert await found(stub, "renewed", mode=pb.SEARCH_MODE_SPARSE) == renewed
+            assert await found(stub, "1", mode=pb.SEARCH_MODE_SPARSE) == {}  # deleted during the build
+            diff = await stub.DiffSnapshot(pb.DiffSnapshotRequest(snapshot_id="initial", page_size=1000))
+            assert list(diff.differences) == []

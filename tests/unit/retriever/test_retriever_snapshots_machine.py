@@ -5,19 +5,22 @@ a dictionary, cut as the live snapshot cuts; and what is left after a restart is
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from services.retriever.backend.store import MilvusStore
 from services.retriever.chunking import cut
 from services.retriever.config import RetrieverConfig
 from services.retriever.domain import (
     DocumentKey,
+    Embedded,
+    EmbeddingModel,
     Header,
     Mode,
     SnapshotState,
@@ -29,7 +32,7 @@ from services.retriever.ingest.pipeline import Ingestion
 from services.retriever.ingest.window import Limits
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.snapshots import Builder, Keeper
-from tandem.errors import AlreadyExists, FailedPrecondition, NotFound
+from tandem.errors import AlreadyExists, FailedPrecondition, NotFound, Unavailable
 from tandem.security import Principal
 from tandem.telemetry import Telemetry
 from tests.fakes.retriever import DIMENSION, MODEL, FakeEmbedder, FakeParser
@@ -49,15 +52,37 @@ TEXTS = (
 )
 GROUPS = st.sampled_from([(), ("g",)])
 NAMES = st.sampled_from(["initial", "x", "y", "z"])
+TURNS = st.integers(0, 60)
 Content = tuple[str, tuple[str, ...]]
 
 
-class Newest(FakeEmbedder):
-    """Serves one model, which is the newest."""
+class Slow(FakeEmbedder):
+    """Serves one model, which is the newest, and lets others go ahead meanwhile."""
 
-    async def newest(self) -> Any:
+    turns = 0
+
+    async def embed(self, texts: Sequence[str], *, model: EmbeddingModel | None = None) -> Embedded:
+        """Returns a vector for each text."""
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        return await super().embed(texts, model=model)
+
+    async def newest(self) -> EmbeddingModel:
         """Returns the model."""
         return MODEL
+
+
+class Inline(ThreadPoolExecutor):
+    """Runs what is for a thread at once, so that a run can be repeated."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Runs it."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 class Process:
@@ -66,7 +91,8 @@ class Process:
     def __init__(self, milvus: FakeMilvus) -> None:
         self.client = FakeClient(milvus)
         telemetry = Telemetry("retriever")
-        metrics, tracer, embedder = RetrieverMetrics(telemetry.registry), telemetry.tracer, Newest()
+        metrics, tracer = RetrieverMetrics(telemetry.registry), telemetry.tracer
+        embedder = self.embedder = Slow()
         self.store = MilvusStore(CONFIG, metrics=metrics, connection=FakeConnection(self.client))
         limits = Limits(streams=9, documents=9, bytes=10**6, chunk_characters=CONFIG.chunk_characters)
         self.ingestion = Ingestion(
@@ -99,19 +125,24 @@ class Process:
 
 
 class Snapshots(RuleBasedStateMachine):
+    """Begins things without waiting for them; a document that is being changed is in doubt until it is acknowledged."""
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(Inline())
         self.milvus = FakeMilvus()
         self.process = Process(self.milvus)
         self.oracle: dict[DocumentKey, Content] = {}
         self.doubt: dict[DocumentKey, set[Content | None]] = {}
+        self.under_way: set[asyncio.Task[None]] = set()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
 
     def teardown(self) -> None:
         try:
+            self.run(self.turns(200))
             self.kill_and_restart()
             self.run(self.settled())
         finally:
@@ -125,15 +156,13 @@ class Snapshots(RuleBasedStateMachine):
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
-    @rule(documents=st.dictionaries(KEYS, st.tuples(TEXTS, GROUPS), min_size=1, max_size=3), turns=st.integers(0, 40))
+    @rule(documents=st.dictionaries(KEYS, st.tuples(TEXTS, GROUPS), min_size=1, max_size=3), turns=TURNS)
     def write(self, documents: dict[DocumentKey, Content], turns: int) -> None:
-        for key, content in documents.items():
-            self.doubt.setdefault(key, {self.oracle.get(key)}).add(content)
-
-        async def write() -> None:
-            await asyncio.gather(*(self.upload(tenant, documents) for tenant in ("a", "b")), self.turns(turns))
-
-        self.attempt(write())
+        fresh = {key: content for key, content in documents.items() if key not in self.doubt}
+        for key, content in fresh.items():
+            self.doubt[key] = {self.oracle.get(key), content}
+        for tenant in {key.tenant for key in fresh}:
+            self.begin_to(self.upload(tenant, fresh), turns)
 
     async def upload(self, tenant: str, documents: dict[DocumentKey, Content]) -> None:
         async def uploads() -> AsyncIterator[Upload]:
@@ -147,42 +176,40 @@ class Snapshots(RuleBasedStateMachine):
             key = DocumentKey(tenant, result.document_id)
             self.sure(key, documents[key])
 
-    @rule(key=KEYS)
-    def delete(self, key: DocumentKey) -> None:
-        self.doubt.setdefault(key, {self.oracle.get(key)}).add(None)
-
+    @rule(key=KEYS, turns=TURNS)
+    def delete(self, key: DocumentKey, turns: int) -> None:
         async def delete() -> None:
             with suppress(NotFound):
                 await self.process.documents.delete(FILER[key.tenant], key.document_id)
             self.sure(key, None)
 
-        self.attempt(delete())
+        if key not in self.doubt:
+            self.doubt[key] = {self.oracle.get(key), None}
+            self.begin_to(delete(), turns)
 
-    @rule(name=NAMES, limit=st.sampled_from([LIMIT, 100, 150]), turns=st.integers(0, 60))
+    @rule(name=NAMES, limit=st.sampled_from([LIMIT, 100, 150]), turns=TURNS)
     def create(self, name: str, limit: int, turns: int) -> None:
-        self.operate(self.process.keeper.create(name, chunk_characters=limit, analyzer=None), turns)
+        self.begin_to(self.process.keeper.create(name, chunk_characters=limit, analyzer=None), turns)
 
-    @rule(name=NAMES, turns=st.integers(0, 5))
+    @rule(name=NAMES, turns=TURNS)
     def promote(self, name: str, turns: int) -> None:
-        half = [one.snapshot_id for one in self.process.store.catalogue.listed if not one.served]
-        self.operate(self.process.keeper.promote(name), turns)
-        assert self.process.store.catalogue.live.snapshot_id not in half
+        self.begin_to(self.process.keeper.promote(name), turns)
 
-    @rule(turns=st.integers(0, 5))
+    @rule(turns=TURNS)
     def roll_back(self, turns: int) -> None:
-        self.operate(self.process.keeper.roll_back(), turns)
+        self.begin_to(self.process.keeper.roll_back(), turns)
 
-    @rule(name=NAMES, turns=st.integers(0, 20))
+    @rule(name=NAMES, turns=TURNS)
     def drop(self, name: str, turns: int) -> None:
-        self.operate(self.process.keeper.delete(name), turns)
+        self.begin_to(self.process.keeper.delete(name), turns)
 
-    @rule(turns=st.integers(1, 100))
-    def pass_time(self, turns: int) -> None:
-        self.run(self.turns(turns))
+    @rule(turns=st.integers(0, 150))
+    def slow_down(self, turns: int) -> None:
+        self.process.embedder.turns = turns
 
-    @precondition(lambda self: self.process.store.catalogue.written[1:])
     @rule()
-    def finish_building(self) -> None:
+    def wait(self) -> None:
+        """Lets all that is under way end, builds too."""
         self.run(self.built())
 
     @rule(changes=st.integers(0, 12))
@@ -193,13 +220,15 @@ class Snapshots(RuleBasedStateMachine):
     @rule()
     def kill_and_restart(self) -> None:
         self.run(self.process.stop())
+        self.run(self.ended())
+        turns = self.process.embedder.turns
         self.process = Process(self.milvus)
+        self.process.embedder.turns = turns
         self.run(self.process.start())
-        for key, possible in self.doubt.items():
+        for key, possible in list(self.doubt.items()):
             held = self.run(self.held(key))
             assert held in possible, (key, held, possible)
-            self.sure(key, held, forget=False)
-        self.doubt.clear()
+            self.sure(key, held)
 
     # -- what must hold --------------------------------------------------------------------------------------------
 
@@ -207,24 +236,26 @@ class Snapshots(RuleBasedStateMachine):
     def live_answers_are_the_oracles(self) -> None:
         if self.process.client.dead:
             self.kill_and_restart()
-        if not self.doubt:
-            budget, self.process.client.budget = self.process.client.budget, None
-            self.run(self.check(""))
-            self.process.client.budget = budget
-
-    async def check(self, snapshot_id: str) -> None:
-        limit = self.process.store.catalogue.searched(snapshot_id).chunk_characters
         for caller in CALLERS:
-            expected = sorted(
-                (key.document_id, text[chunk.start : chunk.end])
-                for key, (text, groups) in self.oracle.items()
-                if key.tenant == caller.tenant and (not groups or caller.groups)
-                for chunk in cut(text, [], limit=limit)
-            )
-            for mode in (Mode.SPARSE, Mode.DENSE):
-                wish = Wish(query="shared", top_k=100, mode=mode, keep_duplicates=True, snapshot=snapshot_id)
-                found = await self.process.searcher.search(caller, wish)
-                assert sorted((p.document.key.document_id, p.text) for p in found.passages) == expected, caller
+            with suppress(Killed):
+                self.run(self.check(caller, ""))
+
+    async def check(self, caller: Principal, snapshot_id: str) -> None:
+        for mode in (Mode.SPARSE, Mode.DENSE):
+            possible = {**{key: {content} for key, content in self.oracle.items()}, **self.doubt}
+            limits = {
+                one.snapshot_id: one.chunk_characters for one in self.process.store.catalogue.listed if one.served
+            }
+            wish = Wish(query="shared", top_k=100, mode=mode, keep_duplicates=True, snapshot=snapshot_id)
+            answer = await self.process.searcher.search(caller, wish)
+            found: dict[DocumentKey, list[str]] = {}
+            for passage in answer.passages:
+                found.setdefault(passage.document.key, []).append(passage.text)
+            for key in possible.keys() | found.keys():
+                allowed = [
+                    cuts(content, caller, key, limits[answer.snapshot_id]) for content in possible.get(key, {None})
+                ]
+                assert sorted(found.get(key, [])) in allowed, (caller, key, answer.snapshot_id)
 
     async def settled(self) -> None:
         """Checks, after a restart, every snapshot to the row."""
@@ -235,7 +266,8 @@ class Snapshots(RuleBasedStateMachine):
         rows = self.milvus.collections
         assert {name for name in rows if "_s_" in name} == {f"tandem_s_{key}" for key in catalogue.snapshots}
         for one in catalogue.written:
-            await self.check(one.snapshot_id)
+            for caller in CALLERS:
+                await self.check(caller, one.snapshot_id)
             texts = [text for text, _ in self.oracle.values()]
             number = sum(len(cut(text, [], limit=one.chunk_characters)) for text in texts)
             assert len(rows[f"tandem_s_{one.key}"]) == number
@@ -244,24 +276,30 @@ class Snapshots(RuleBasedStateMachine):
 
     # -- how it is done --------------------------------------------------------------------------------------------
 
-    def sure(self, key: DocumentKey, content: Content | None, *, forget: bool = True) -> None:
-        if forget:
-            self.doubt.pop(key, None)
+    def sure(self, key: DocumentKey, content: Content | None) -> None:
+        del self.doubt[key]
         self.oracle.pop(key, None)
         if content is not None:
             self.oracle[key] = content
 
-    def operate(self, work: Coroutine[Any, Any, Any], turns: int) -> None:
-        async def operate() -> None:
-            with suppress(NotFound, AlreadyExists, FailedPrecondition):
+    def begin_to(self, work: Coroutine[Any, Any, Any], turns: int) -> None:
+        process = self.process
+
+        async def begun() -> None:
+            try:
                 await work
-            await self.turns(turns)
+            except (NotFound, AlreadyExists, FailedPrecondition):
+                pass
+            except (Killed, Unavailable):
+                assert process.client.dead
 
-        self.attempt(operate())
+        self.under_way.add(self.loop.create_task(begun()))
+        self.run(self.turns(turns))
 
-    def attempt(self, work: Coroutine[Any, Any, Any]) -> None:
-        with suppress(Killed):
-            self.run(work)
+    async def ended(self) -> None:
+        tasks, self.under_way = self.under_way, set()
+        async with asyncio.timeout(20):
+            await asyncio.gather(*tasks)
 
     async def turns(self, number: int) -> None:
         for _ in range(number):
@@ -269,7 +307,11 @@ class Snapshots(RuleBasedStateMachine):
 
     async def built(self) -> None:
         self.process.client.budget = None
-        async with asyncio.timeout(20):
+        self.process.embedder.turns = 0
+        if self.process.client.dead:
+            return
+        await self.ended()
+        async with asyncio.timeout(20):  # the catalogue tells nobody
             unsettled = {SnapshotState.BUILDING, SnapshotState.DROPPED}
             while unsettled & {one.state for one in self.process.store.catalogue.snapshots.values()}:
                 await asyncio.sleep(0.001)
@@ -279,6 +321,14 @@ class Snapshots(RuleBasedStateMachine):
         if document is None:
             return None
         return await self.process.store.text(document), tuple(document.header.groups)
+
+
+def cuts(content: Content | None, caller: Principal, key: DocumentKey, limit: int) -> list[str]:
+    """Returns what a caller is to find of a document."""
+    if content is None or key.tenant != caller.tenant or (content[1] and not caller.groups):
+        return []
+    text = content[0]
+    return sorted(text[chunk.start : chunk.end] for chunk in cut(text, [], limit=limit))
 
 
 TestSnapshots = Snapshots.TestCase
