@@ -1,5 +1,6 @@
 """`tandem snapshots`: versions of the collection beside the live one, and changing which one is live."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -52,12 +53,16 @@ def create(
         int, typer.Option(help="Most characters of a chunk, 100 to 8,000; 0: as the server is configured.")
     ] = 0,
     analyzer: Annotated[str, typer.Option(help="english or standard; empty: as the server is configured.")] = "",
+    as_of: Annotated[
+        datetime | None, typer.Option(help="Moment (UTC) whose valid documents its searches see; default: their time.")
+    ] = None,
     principal: As = None,
     as_json: AsJson = False,
 ) -> None:
     """Begin to build a snapshot from the extracted texts; documents that change meanwhile change in both."""
     with _client(principal) as client:
-        made = client.create_snapshot(name, chunk_characters=chunk_characters, analyzer=analyzer)
+        moment = as_of.replace(tzinfo=UTC) if as_of else None
+        made = client.create_snapshot(name, chunk_characters=chunk_characters, analyzer=analyzer, as_of=moment)
     _told(made, f"{name} is being built; `tandem snapshots` tells how far it is", as_json=as_json)
 
 
@@ -119,6 +124,8 @@ def _print(row: retriever.Snapshot) -> None:
     model = row.embedding.model or "no model yet"
     held = f"{row.num_documents:,} of {row.num_documents_total:,} documents"
     parts = [_STATES.get(row.state, "unknown"), held, f"chunks of {row.chunk_characters}", row.analyzer, model]
+    if row.HasField("as_of"):
+        parts.append(f"as of {row.as_of.ToDatetime():%Y-%m-%d}")
     if row.error:
         parts.append(printable(row.error))
     console.print(f"  {row.snapshot_id}: {', '.join(parts)}", markup=False)

@@ -263,11 +263,17 @@ class AsyncRetrieverClient(_AsyncClient):
         return response.num_chunks
 
     async def create_snapshot(
-        self, snapshot_id: str, *, chunk_characters: int = 0, analyzer: str = "", timeout: float | None = None
+        self,
+        snapshot_id: str,
+        *,
+        chunk_characters: int = 0,
+        analyzer: str = "",
+        as_of: datetime | None = None,
+        timeout: float | None = None,
     ) -> retriever.Snapshot:
-        """Begins to build a snapshot, unless told otherwise as configured; needs the role "platform", as all of these."""
+        """Begins to build a snapshot, unless told otherwise as configured; needs the role "platform"."""
         request = retriever.CreateSnapshotRequest(
-            snapshot_id=snapshot_id, chunk_characters=chunk_characters, analyzer=analyzer
+            snapshot_id=snapshot_id, chunk_characters=chunk_characters, analyzer=analyzer, as_of=timestamp(as_of)
         )
         response: retriever.CreateSnapshotResponse = await self._call("CreateSnapshot", request, timeout)
         return response.snapshot

@@ -1302,6 +1302,7 @@ class Snapshot(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PROMOTE_TIME_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
     """snapshot_id names the snapshot: 1 to 32 characters of a-z 0-9 -, the first
     a letter. The first one of a collection is "initial".
@@ -1330,6 +1331,12 @@ class Snapshot(_message.Message):
     def promote_time(self) -> _timestamp_pb2.Timestamp:
         """promote_time is when it became live the last time; unset if it never was."""
 
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """as_of is the moment whose valid documents a search in it sees that names
+        none; unset means the time of the search.
+        """
+
     def __init__(
         self,
         *,
@@ -1343,10 +1350,11 @@ class Snapshot(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         promote_time: _timestamp_pb2.Timestamp | None = ...,
         error: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embedding", b"embedding", "promote_time", b"promote_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "create_time", b"create_time", "embedding", b"embedding", "promote_time", b"promote_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyzer", b"analyzer", "chunk_characters", b"chunk_characters", "create_time", b"create_time", "embedding", b"embedding", "error", b"error", "num_documents", b"num_documents", "num_documents_total", b"num_documents_total", "promote_time", b"promote_time", "snapshot_id", b"snapshot_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyzer", b"analyzer", "as_of", b"as_of", "chunk_characters", b"chunk_characters", "create_time", b"create_time", "embedding", b"embedding", "error", b"error", "num_documents", b"num_documents", "num_documents_total", b"num_documents_total", "promote_time", b"promote_time", "snapshot_id", b"snapshot_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1361,6 +1369,7 @@ class CreateSnapshotRequest(_message.Message):
     SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
     CHUNK_CHARACTERS_FIELD_NUMBER: _builtins.int
     ANALYZER_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
     """snapshot_id names it, as Snapshot says."""
     chunk_characters: _builtins.int
@@ -1371,16 +1380,24 @@ class CreateSnapshotRequest(_message.Message):
     """analyzer is "english" or "standard"; empty means as the server is
     configured.
     """
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """as_of is the moment whose valid documents a search in it sees that names
+        none, so that promoting it goes over to another edition; unset means the
+        time of the search.
+        """
+
     def __init__(
         self,
         *,
         snapshot_id: _builtins.str = ...,
         chunk_characters: _builtins.int = ...,
         analyzer: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyzer", b"analyzer", "chunk_characters", b"chunk_characters", "snapshot_id", b"snapshot_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyzer", b"analyzer", "as_of", b"as_of", "chunk_characters", b"chunk_characters", "snapshot_id", b"snapshot_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

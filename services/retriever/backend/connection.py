@@ -108,7 +108,11 @@ class MilvusConnection:
             )
             either: set[asyncio.Future[Any]] = {answer, session.lost}
             patience = max(0.0, deadline - time.monotonic()) + _OVERTIME_S
-            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+                raise
             if answer.done() and not answer.cancelled():
                 error = answer.exception()
                 if error is None:

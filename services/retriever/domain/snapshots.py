@@ -38,7 +38,8 @@ _WRITTEN = (SnapshotState.BUILDING, *_SERVED)
 class Snapshot:
     """Is one version of the collection. key names its chunks and is never used again; snapshot_id is the operator's.
 
-    model is None until the first document of a new collection. The numbers tell how far its building is.
+    model is None until the first document of a new collection. as_of is the moment of searches that name none, which is
+    otherwise the time of the search. The numbers tell how far its building is.
     """
 
     key: str
@@ -53,6 +54,7 @@ class Snapshot:
     num_documents_total: int = 0
     update_time: int = 0
     promote_time: int | None = None
+    as_of: int | None = None
     error: str = ""
 
     @property

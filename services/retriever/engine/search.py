@@ -97,9 +97,10 @@ class Searcher:
     async def search(self, principal: Principal, wish: Wish) -> Found:
         """Returns at most top_k passages, best first; raises NotFound for a snapshot that there is not."""
         mode = self._mode(wish.mode)
-        moment = time.time_ns() // 1000 if wish.moment is None else wish.moment
-        view = View(principal=principal, moment=moment, filter=wish.filter)
         with self._store.hold(wish.snapshot) as snapshot:
+            named = snapshot.as_of if wish.moment is None else wish.moment
+            moment = time.time_ns() // 1000 if named is None else named
+            view = View(principal=principal, moment=moment, filter=wish.filter)
             run = _Run(wish=wish, mode=mode, view=view, snapshot=snapshot, seconds={})
             vector = await self._vector(run)
             with self._tracer.start_as_current_span("retriever.search"):

@@ -103,8 +103,8 @@ def _header_faults(message: pb.DocumentHeader) -> list[FieldViolation]:
         expect(len(value) <= 512, "header.attributes", "must have values of at most 512 characters")
     times = [message.valid_from, message.valid_until]
     for field, time in zip(("valid_from", "valid_until"), times, strict=True):
-        expect(_is_time(time), f"header.{field}", _TIME_FAULT)
-    if message.HasField("valid_from") and message.HasField("valid_until") and all(map(_is_time, times)):
+        expect(is_time(time), f"header.{field}", _TIME_FAULT)
+    if message.HasField("valid_from") and message.HasField("valid_until") and all(map(is_time, times)):
         expect(moment(times[0]) < moment(times[1]), "header.valid_until", "must be after valid_from")
     return faults.found
 
@@ -125,7 +125,7 @@ def wish(request: pb.SearchRequest) -> Wish:
     faults.expect(request.mode in _MODES, "mode", "is not known")
     directed = not request.query_vector or _is_direction(request.query_vector)
     faults.expect(directed, "query_vector", "must have finite components that are not all zero")
-    faults.expect(_is_time(request.as_of), "as_of", _TIME_FAULT)
+    faults.expect(is_time(request.as_of), "as_of", _TIME_FAULT)
     faults.expect(0 <= request.diversity <= 1, "diversity", "must be 0 to 1")
     faults.expect(0 <= request.num_neighbors <= MAX_NEIGHBORS, "num_neighbors", f"must be 0 to {MAX_NEIGHBORS}")
     named = not request.snapshot or _SNAPSHOT.fullmatch(request.snapshot) is not None
@@ -180,7 +180,7 @@ def _check_filter(message: pb.SearchFilter, faults: Faults) -> None:
         faults.expect(len(condition.values) <= 64, f"{field}.values", "must be at most 64")
         short = all(len(value) <= 512 for value in condition.values)
         faults.expect(short, f"{field}.values", "must have at most 512 characters each")
-    faults.expect(_is_time(message.updated_since), "filter.updated_since", _TIME_FAULT)
+    faults.expect(is_time(message.updated_since), "filter.updated_since", _TIME_FAULT)
 
 
 def _filter(message: pb.SearchFilter) -> Filter:
@@ -218,7 +218,8 @@ def moment(time: Timestamp) -> int:
     return time.seconds * 1_000_000 + time.nanos // 1_000
 
 
-def _is_time(time: Timestamp) -> bool:
+def is_time(time: Timestamp) -> bool:
+    """Tells whether a time is one of the years 1 to 9999."""
     return time.seconds in _TIMES and 0 <= time.nanos < 1_000_000_000
 
 

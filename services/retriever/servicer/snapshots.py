@@ -34,7 +34,10 @@ class SnapshotCalls(pb_grpc.RetrieverServiceServicer):
         call.require_role("platform")
         _check_wish(request)
         made = await self._keeper.create(
-            request.snapshot_id, chunk_characters=request.chunk_characters or None, analyzer=request.analyzer or None
+            request.snapshot_id,
+            chunk_characters=request.chunk_characters or None,
+            analyzer=request.analyzer or None,
+            as_of=checks.moment(request.as_of) if request.HasField("as_of") else None,
         )
         return pb.CreateSnapshotResponse(snapshot=_snapshot(made))
 
@@ -94,6 +97,8 @@ def _check_wish(request: pb.CreateSnapshotRequest) -> None:
         faults.append(FieldViolation("chunk_characters", "must be 100 to 8,000, or 0"))
     if request.analyzer not in _ANALYZERS:
         faults.append(FieldViolation("analyzer", "must be english or standard, or empty"))
+    if not checks.is_time(request.as_of):
+        faults.append(FieldViolation("as_of", "is not a time of the years 1 to 9999"))
     if faults:
         raise InvalidInput(f"{faults[0].field} {faults[0].description}", faults)
 
@@ -109,5 +114,6 @@ def _snapshot(one: Snapshot) -> pb.Snapshot:
         num_documents_total=one.num_documents_total,
         create_time=convert.timestamp(one.create_time),
         promote_time=None if one.promote_time is None else convert.timestamp(one.promote_time),
+        as_of=None if one.as_of is None else convert.timestamp(one.as_of),
         error=one.error,
     )

@@ -68,7 +68,9 @@ class Keeper:
 
     # -- for operators -------------------------------------------------------------------------------------------
 
-    async def create(self, snapshot_id: str, *, chunk_characters: int | None, analyzer: str | None) -> Snapshot:
+    async def create(
+        self, snapshot_id: str, *, chunk_characters: int | None, analyzer: str | None, as_of: int | None = None
+    ) -> Snapshot:
         """Begins to build a snapshot with the newest model that is served."""
         now = _now()
         model = await self._models.newest()
@@ -79,6 +81,7 @@ class Keeper:
             analyzer=analyzer or self._analyzer,
             dimension=model.dimension,
             model=model,
+            as_of=as_of,
             create_time=now,
             update_time=now,
             num_documents_total=await self._store.count(),
