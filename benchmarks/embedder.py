@@ -110,8 +110,8 @@ def page(cells: dict[str, Cell], absent: dict[str, str], plan: Plan, about: str)
     """Returns the comparison as Markdown."""
     lines = [
         "# Embedding: passages per second, and how long a query waits", "",
-        f"all-MiniLM-L6-v2, {about}. Each arm has {plan.threads} compute threads; median of {plan.rounds} rounds (least "
-        f"to most). {plan.passages} passages together, {plan.queries} different queries one after the other, and with "
+        f"all-MiniLM-L6-v2, {about}. Each arm has {plan.threads} compute threads; median of {plan.rounds} rounds (least"
+        f" to most). {plan.passages} passages together, {plan.queries} different queries one after the other, and with "
         f"{_CALLERS} callers at once. In brackets multiples of {REFERENCE}; cosine to its vectors, mean and least.", "",
         f"| arm | passages/s | query alone, p50 ms | {_CALLERS} callers, p50 ms | cosine | nDCG@10 |",
         "|---|---|---|---|---|---|",
@@ -120,8 +120,8 @@ def page(cells: dict[str, Cell], absent: dict[str, str], plan: Plan, about: str)
     for name, cell in cells.items():
         cosine = f"{cell.cosine[0]:.4f}, {cell.cosine[1]:.4f}" if cell.cosine else "-"
         ndcg = f"{cell.ndcg:.4f}" if cell.ndcg is not None else "-"
-        fast = _figure(cell.passages_per_second, base and base.passages_per_second)
-        alone = _figure(cell.single_ms, base and base.single_ms, fewer=True)
+        fast = _figure(cell.passages_per_second, base.passages_per_second if base else None)
+        alone = _figure(cell.single_ms, base.single_ms if base else None, fewer=True)
         lines.append(f"| {name} | {fast} | {alone} | {_figure(cell.at_once_ms, None)} | {cosine} | {ndcg} |")
     lines += ["", "## Goals", "", "| goal | measured | met |", "|---|---|---|"]
     lines += [f"| {goal} | {value:.2f} | {'yes' if met else 'no'} |" for goal, value, met in goals(cells)]

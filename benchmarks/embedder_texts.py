@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from benchmarks.retrieval_sets import scifact
 from benchmarks.runner import ROOT
 
 _OWN = ("docs", "services", "examples/company/documents")
+Matrix: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 _LONGEST = 1_500  # characters
 
 
@@ -62,10 +64,11 @@ def draw(texts: Sequence[str], number: int, *, seed: int) -> list[str]:
     return Random(seed).sample(different, min(number, len(different)))  # noqa: S311
 
 
-def matrix(rows: Sequence["array[float]"]) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+def matrix(rows: Sequence["array[float]"]) -> Matrix:
     """Returns vectors of unit length as rows."""
-    found = np.array(rows, dtype=np.float32)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    found: Matrix = np.array(rows, dtype=np.float32)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return found
 
 
 def cosines(rows: Sequence["array[float]"], reference: Sequence["array[float]"]) -> tuple[float, float]:

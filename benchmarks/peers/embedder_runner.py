@@ -70,7 +70,7 @@ def openvino(model: Path, precision: str, threads: int) -> tuple[Embed, str]:
         nncf: Any = importlib.import_module("nncf")
         tokenize, lines = _tokenizer(model), (Path(__file__).parents[1] / "README.md").read_text().splitlines()
         texts = [line for line in lines if len(line) > 20]
-        data = nncf.Dataset(texts, lambda text: list(_padded([tokenize([text])[0]])))
+        data = nncf.Dataset(texts, lambda text: list(_padded(tokenize([text])[0])))
         graph = nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(texts))
     hint = "f32" if precision == "fp32" else "bf16"
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
@@ -88,7 +88,7 @@ def _example() -> tuple[Any, Any]:
 def _last_hidden(folder: Path) -> Any:
     model = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval()
 
-    class Hidden(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Hidden(torch.nn.Module):  # type: ignore[misc]
         def forward(self, ids: Any, mask: Any) -> Any:
             return model(input_ids=ids, attention_mask=mask).last_hidden_state
 

@@ -29,16 +29,16 @@ def main() -> None:
     encoder.max_seq_length = 256
     app = fastapi.FastAPI()
 
-    @app.get("/health")  # type: ignore[misc]
+    @app.get("/health")  # type: ignore[untyped-decorator]
     def health() -> dict[str, str]:
         return {"version": f"sentence-transformers {package.__version__} behind fastapi {fastapi.__version__}"}
 
-    @app.post("/embed")  # type: ignore[misc]
+    @app.post("/embed")  # type: ignore[untyped-decorator]
     def embed(request: Request) -> list[list[float]]:  # not async: FastAPI then runs it in a thread
         found: list[list[float]] = encoder.encode(request.texts, normalize_embeddings=True).tolist()
         return found
 
-    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning", timeout_keep_alive=600)
 
 
 if __name__ == "__main__":
