@@ -133,6 +133,22 @@ class AsyncEmbedderClient(_AsyncClient):
 
         return self._stream("StreamEmbed", requests(), timeout)
 
+    async def rerank(
+        self, query: str, texts: Sequence[str], *, timeout: float | None = None
+    ) -> embedder.RerankResponse:
+        """Returns a score for each text, in order; at most 256 texts. Raises FailedPrecondition without a reranker."""
+        request = embedder.RerankRequest(query=query, texts=texts)
+        response: embedder.RerankResponse = await self._call("Rerank", request, timeout)
+        return response
+
+    async def classify_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, timeout: float | None = None
+    ) -> embedder.ClassifyPairsResponse:
+        """Returns the probability of each label; at most 256 pairs. Raises FailedPrecondition without a classifier."""
+        request = embedder.ClassifyPairsRequest(pairs=[embedder.TextPair(first=a, second=b) for a, b in pairs])
+        response: embedder.ClassifyPairsResponse = await self._call("ClassifyPairs", request, timeout)
+        return response
+
     async def get_model(self, *, timeout: float | None = None) -> embedder.GetEmbeddingModelResponse:
         """Returns the model's name, hash, dimension and limits."""
         request = embedder.GetEmbeddingModelRequest()

@@ -115,6 +115,20 @@ class EmbedderClient(_Client):
         requests = (embedder.StreamEmbedRequest(text=text) for text in texts)
         return self._stream("StreamEmbed", requests, timeout)
 
+    def rerank(self, query: str, texts: Sequence[str], *, timeout: float | None = None) -> embedder.RerankResponse:
+        """Returns a score for each text, in order; at most 256 texts. Raises FailedPrecondition without a reranker."""
+        request = embedder.RerankRequest(query=query, texts=texts)
+        response: embedder.RerankResponse = self._call("Rerank", request, timeout)
+        return response
+
+    def classify_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, timeout: float | None = None
+    ) -> embedder.ClassifyPairsResponse:
+        """Returns the probability of each label; at most 256 pairs. Raises FailedPrecondition without a classifier."""
+        request = embedder.ClassifyPairsRequest(pairs=[embedder.TextPair(first=a, second=b) for a, b in pairs])
+        response: embedder.ClassifyPairsResponse = self._call("ClassifyPairs", request, timeout)
+        return response
+
     def get_model(self, *, timeout: float | None = None) -> embedder.GetEmbeddingModelResponse:
         """Returns the model's name, hash, dimension and limits."""
         request = embedder.GetEmbeddingModelRequest()

@@ -62,6 +62,15 @@ def upload_frames(uploads: Iterable[Upload]) -> Iterator[retriever.IngestDocumen
             yield retriever.IngestDocumentsRequest(data=upload.data[start : start + DATA_FRAME_BYTES])
 
 
+def job_frames(uploads: Iterable[Upload]) -> Iterator[retriever.CreateIngestJobRequest]:
+    """Yields the same frames for a job."""
+    for frame in upload_frames(uploads):
+        if frame.HasField("header"):
+            yield retriever.CreateIngestJobRequest(header=frame.header)
+        else:
+            yield retriever.CreateIngestJobRequest(data=frame.data)
+
+
 def search_request(
     query: str,
     *,
