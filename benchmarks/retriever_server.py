@@ -25,7 +25,7 @@ _START_S, _STOP_S, _PROBE_S = 120.0, 60.0, 0.05
 _PR_SET_PDEATHSIG = 1
 _OURS = ("TANDEM_", "RETRIEVER_", "EMBEDDER_", "OTEL_")
 DATABASE = "milvus.db"
-BENCH = Principal("bench", "bench", groups=frozenset({"staff"}), roles=frozenset({"user", "editor"}))
+BENCH = Principal("bench", "bench", groups=frozenset({"staff"}), roles=frozenset({"user", "editor", "platform"}))
 
 
 class Retriever:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from typer.testing import CliRunner
 
 from services.retriever.__main__ import build
@@ -249,6 +250,23 @@ async def test_an_operator_types_and_is_told(tmp_path: Path) -> None:
         assert (row["snapshot_id"], row["state"]) == ("initial", "STATE_LIVE")
 
 
+async def test_answers_follow_the_edition_of_the_promoted_snapshot(tmp_path: Path) -> None:
+    async with embedder_peer() as embedder, house(tmp_path, embedder) as (pia, erin):
+        turn = Timestamp(seconds=1_735_689_600)  # 2025
+        await put(erin, {"old": "The chair is Ada."}, valid_until=turn)
+        await put(erin, {"new": "The chair is Bo."}, valid_from=turn)
+        last_year = Timestamp(seconds=turn.seconds - 86_400)
+        made = await pia.CreateSnapshot(pb.CreateSnapshotRequest(snapshot_id="last-year", as_of=last_year))
+        assert made.snapshot.as_of == last_year
+        await whole(pia, "last-year")
+        assert list((await found(erin, "chair")).values()) == ["The chair is Bo."]
+        await pia.PromoteSnapshot(pb.PromoteSnapshotRequest(snapshot_id="last-year"))
+        assert list((await found(erin, "chair")).values()) == ["The chair is Ada."]
+        assert list((await found(erin, "chair", as_of=turn)).values()) == ["The chair is Bo."]
+        await pia.RollBackSnapshot(pb.RollBackSnapshotRequest())
+        assert list((await found(erin, "chair")).values()) == ["The chair is Bo."]
+
+
 class Stalling(FakeEmbedderServicer):
     """Serves so many batches of more than one text, and keeps the next waiting."""
 
@@ -259,8 +277,9 @@ class Stalling(FakeEmbedderServicer):
         self.num_texts = 0
 
     async def Embed(self, request: Any, context: Any) -> Any:
-        self.allowed -= len(request.texts) > 1
-        if self.allowed < 0:
+        many = len(request.texts) > 1
+        self.allowed -= many
+        if many and self.allowed < 0:
             self.stalled.set()
             await self.open.wait()
         self.num_texts += len(request.texts)

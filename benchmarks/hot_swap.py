@@ -1,0 +1,118 @@
+"""Swaps the edition of a running collection and asks the same questions, as arXiv 2005.11401 does in section 4.5.
+
+A generated table names who held each office in each of two years. Both editions are kept, each in force in its year; a
+snapshot reads the documents as of its year. With each snapshot live, the questions are scored by whether the top
+passage names the holder of either year. Run with `python -m benchmarks.hot_swap`; prints a JSON object.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.retriever_embedder import bag_of_words, embedder
+from benchmarks.retriever_server import Retriever, model_embedder
+from tandem.client import AsyncRetrieverClient, Upload
+from tandem.v1 import retriever_service_pb2 as retriever
+
+YEARS = (2016, 2018)
+_OFFICES = ("prime minister", "governor", "mayor", "chief justice", "head of the central bank", "chancellor")
+_DIMENSION = 384
+
+
+def facts(number: int, *, seed: int) -> list[tuple[str, dict[int, str]]]:
+    """Returns offices, each with its holder in either year."""
+    draw = random.Random(seed)
+
+    def name(ends: str) -> str:
+        return "".join(draw.choice("bdfgklmnprstvz") + draw.choice("aeiou") for _ in range(3)).title() + ends
+
+    offices = [f"{_OFFICES[index % len(_OFFICES)]} of {name('land')}" for index in range(number)]
+    return [(office, {year: f"{name('')} {name('son')}" for year in YEARS}) for office in offices]
+
+
+def editions(table: list[tuple[str, dict[int, str]]]) -> Iterator[Upload]:
+    """Yields a document for each fact of each year, in force in that year alone."""
+    for year in YEARS:
+        start, end = (datetime(year + more, 1, 1, tzinfo=UTC) for more in (0, 1))
+        for index, (office, holders) in enumerate(table):
+            text = f"# {office.capitalize()}\n\nThe {office} is {holders[year]}."
+            yield Upload(
+                document_id=f"{year}-{index:04d}",
+                source=f"{index}.md",
+                data=text.encode(),
+                valid_from=start,
+                valid_until=end,
+            )
+
+
+async def _whole(client: AsyncRetrieverClient, name: str) -> None:
+    while (found := await client.get_snapshot(name)).state == retriever.Snapshot.STATE_BUILDING:
+        await asyncio.sleep(0.2)
+    if found.error:
+        raise RuntimeError(found.error)
+
+
+async def _share(client: AsyncRetrieverClient, table: list[tuple[str, dict[int, str]]], year: int) -> float:
+    """Returns the share of questions whose top passage names the holder of a year."""
+    right = 0
+    for office, holders in table:
+        found = await client.search(f"Who is the {office}?", top_k=1)
+        right += any(holders[year] in passage.text for passage in found.passages)
+    return right / len(table)
+
+
+async def measure(client: AsyncRetrieverClient, table: list[tuple[str, dict[int, str]]]) -> dict[str, object]:
+    """Returns the share of right answers for each live snapshot and year asked about, and how long promotions took."""
+    async for _ in client.ingest(editions(table), timeout=600):
+        pass
+    for year in YEARS:
+        await client.create_snapshot(f"year-{year}", as_of=datetime(year, 7, 1, tzinfo=UTC))
+        await _whole(client, f"year-{year}")
+    shares, seconds = {}, []
+    for live in YEARS:
+        started = time.perf_counter()
+        await client.promote_snapshot(f"year-{live}")
+        seconds.append(time.perf_counter() - started)
+        shares[str(live)] = {str(year): await _share(client, table, year) for year in YEARS}
+    return {"facts": len(table), "share_by_live_and_year": shares, "promotion_seconds": seconds}
+
+
+async def _main(options: argparse.Namespace) -> None:
+    table = facts(options.facts, seed=options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        settings = (
+            {"CREDENTIAL_FILE": str(home / "retriever.token")} if options.model else {"DIMENSION": str(_DIMENSION)}
+        )
+        peer = model_embedder(home, {}) if options.model else embedder(bag_of_words(_DIMENSION))
+        async with peer as served:
+            server = Retriever(home, served if isinstance(served, str) else served[0], settings)
+            await server.start()
+            try:
+                async with server.client() as client:
+                    measured = await measure(client, table)
+            finally:
+                await server.stop()
+    print(
+        json.dumps(
+            {"embedder": "model" if options.model else "bag of words", "seed": options.seed, **measured}, indent=1
+        )
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--facts", type=int, default=82, help="offices; the paper asks 82 questions")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--model", action="store_true", help="embed with the bundled model instead of bags of words")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(_options()))
