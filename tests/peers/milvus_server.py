@@ -5,7 +5,7 @@ and from where nothing else can be reached. Its address is a port on this machin
 namespace was entered, from which each connection is handed on to the server as it is: TLS ends at the server.
 
 Run by the Python of .venv/milvus-server (`make .venv/milvus-server`), which has nothing but the wheel milvus:
-.venv/milvus-server/bin/python tests/peers/milvus_server.py FOLDER [--tls FOLDER] [--users] [--port 0]
+.venv/milvus-server/bin/python tests/peers/milvus_server.py FOLDER [--tls FOLDER] [--users]
 """
 
 import argparse
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--tls", type=Path, help="folder with server.pem, server.key and ca.pem: clients need one too")
     parser.add_argument("--users", action="store_true", help="ask for user and password; the first is root:Milvus")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--tick-ms", type=int, default=200, help="Milvus' own default is 200; Strong reads wait for it")
     parser.add_argument("--unpack", action="store_true", help="only unpack the server's files, once for all starts")
     parser.add_argument("--door", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -88,6 +89,7 @@ def start(args: argparse.Namespace) -> subprocess.Popen[bytes]:
         "queryCoord.checkInterval": 100,
         "queryCoord.distPullInterval": 100,
         "common.session.ttl": 5,
+        "proxy.timeTickInterval": args.tick_ms,
         "authorization_enabled": args.users,
     }
     if args.tls is not None:

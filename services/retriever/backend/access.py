@@ -82,7 +82,8 @@ class Access:
         Raises ConfigError when it refuses this retriever or is not the one that is meant, Unavailable when it is not
         there.
         """
-        headers = [("authorization", base64.b64encode(self.token.encode()).decode())] if self.token else []
+        proof = base64.b64encode(self.token.encode()).decode()
+        headers = (("authorization", proof),) if self.token else ()
         with self._channel() as channel:
             ask = channel.unary_unary(_VERSION_CALL, request_serializer=bytes, response_deserializer=bytes)
             try:

@@ -21,7 +21,7 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> Credentials:
 @pytest.fixture(scope="session")
 def secure_server(tmp_path_factory: pytest.TempPathFactory, credentials: Credentials) -> Iterator[Running]:
     """Runs a server that asks for a client certificate, user and password."""
-    options = ["--users", "--tls", str(credentials.folder)]
+    options = ["--users", "--tls", str(credentials.folder), "--tick-ms", "50"]
     with milvus_server(tmp_path_factory.mktemp("milvus"), *options) as running:
         yield running
 

@@ -5,10 +5,15 @@ import math
 import random
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.retriever.backend.store import MilvusStore
-from services.retriever.domain import INITIAL, Condition, Filter, NewDocument, Vector, View
-from tests.fakes.retriever import embed
+from services.retriever.domain import INITIAL, Condition, Filter, Mode, NewDocument, Vector, View, Wish
+from services.retriever.engine import Defaults, Searcher
+from services.retriever.metrics import RetrieverMetrics
+from tandem.errors import FailedPrecondition
+from tandem.telemetry import Telemetry
+from tests.fakes.retriever import FakeEmbedder, embed
 from tests.fakes.stored_documents import NOW, anew, document, principal, random_vectors, view
 from tests.fakes.stores import Subject, opened
 
@@ -125,3 +130,21 @@ async def test_words_are_ranked_where_milvus_can(
         async with opened({**subject.settings, "consistency": "Strong"}) as second:
             assert not second.bm25
     assert "does not rank by BM25" in caplog.text
+
+
+async def test_a_hybrid_search_is_dense_alone_where_words_cannot_be_ranked(subject: Subject, tenant: str) -> None:
+    searcher = Searcher(
+        store=subject.store,
+        embedder=FakeEmbedder(),
+        defaults=Defaults(),
+        metrics=RetrieverMetrics(CollectorRegistry()),
+        tracer=Telemetry("retriever").tracer,
+    )
+    await subject.store.put([document(tenant, "a", "a yellow house"), document(tenant, "b", "a green tree")])
+    found = await searcher.search(principal(tenant), Wish("yellow house", mode=Mode.HYBRID))
+    assert found.passages[0].document.key.document_id == "a"
+    assert ("sparse" in found.seconds) == subject.store.bm25
+    if not subject.store.bm25:
+        with pytest.raises(FailedPrecondition) as caught:
+            await searcher.search(principal(tenant), Wish("yellow", mode=Mode.SPARSE))
+        assert caught.value.reason == "BM25_UNAVAILABLE"
