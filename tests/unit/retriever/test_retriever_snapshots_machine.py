@@ -313,8 +313,11 @@ class Snapshots(RuleBasedStateMachine):
         await self.ended()
         async with asyncio.timeout(20):  # the catalogue tells nobody
             unsettled = {SnapshotState.BUILDING, SnapshotState.DROPPED}
-            while unsettled & {one.state for one in self.process.store.catalogue.snapshots.values()}:
+            while unsettled & self.states():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
+
+    def states(self) -> set[SnapshotState]:
+        return {one.state for one in self.process.store.catalogue.snapshots.values()}
 
     async def held(self, key: DocumentKey) -> Content | None:
         document = (await self.process.store.live([key])).get(key)
