@@ -206,7 +206,8 @@ async def test_a_fault_of_the_house_is_waited_for_and_told_once(room: Room, capl
         assert jobs.get(ERIN, job.job_id).num_results == 0
         room.intake.fault = None
         assert (await ended(jobs, job)).num_indexed == 2
-        assert [r.message for r in caplog.records if "jobs" in r.message] == ["jobs wait", "jobs go on"]
+        told = ["jobs wait", "jobs go on"]
+        await until(lambda: [r.message for r in caplog.records if "jobs" in r.message] == told)
 
 
 async def test_a_document_that_breaks_the_pipeline_is_given_up_and_no_other(room: Room) -> None:
