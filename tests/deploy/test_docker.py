@@ -100,6 +100,12 @@ def test_the_router_needs_no_model_and_no_vector_store() -> None:
     assert not router & HEAVY
 
 
+def test_the_retriever_needs_no_model() -> None:
+    retriever = closure("retriever")
+    assert {"pymilvus", "milvus-lite", "numpy", "openpyxl"} <= retriever
+    assert not retriever & {"torch", "transformers", "peft", "openvino", "nncf"}
+
+
 def test_the_walk_would_find_torch() -> None:
     assert "torch" in closure("embedder")
     assert "pymilvus" in closure("retriever")
