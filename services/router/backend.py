@@ -9,7 +9,7 @@ from datetime import datetime
 
 import grpc
 
-from services.router.domain import Generated, Lineage, Passage, Piece, Span, Usage
+from services.router.domain import Generated, Lineage, Passage, Piece, QueryVector, Span, Usage
 from tandem.errors import Unavailable
 from tandem.prompts import Message
 from tandem.rpc.status import from_rpc_error
@@ -32,13 +32,13 @@ class PeerEmbedder:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = embedder_service_pb2_grpc.EmbedderServiceStub(channel)
 
-    async def embed(self, text: str, *, timeout_s: float) -> Sequence[float]:
+    async def embed(self, text: str, *, timeout_s: float) -> QueryVector:
         """Returns the vector of a text; raises TandemError."""
         with _failures():
             response = await self._stub.Embed(embedder_service_pb2.EmbedRequest(texts=[text]), timeout=timeout_s)
         if len(response.embeddings) != 1:
             raise Unavailable("the embedder returned no vector")
-        return tuple(response.embeddings[0].values)
+        return QueryVector(tuple(response.embeddings[0].values), response.lineage.model_sha256)
 
 
 class PeerRetriever:
@@ -48,11 +48,14 @@ class PeerRetriever:
         self._stub = retriever_service_pb2_grpc.RetrieverServiceStub(channel)
 
     async def search(
-        self, query: str, *, vector: Sequence[float] | None, top_k: int, as_of: datetime | None, timeout_s: float
+        self, query: str, *, vector: QueryVector | None, top_k: int, as_of: datetime | None, timeout_s: float
     ) -> tuple[Passage, ...]:
         """Returns passages, best first; raises TandemError."""
         mode = retriever_service_pb2.SEARCH_MODE_SPARSE if vector is None else retriever_service_pb2.SEARCH_MODE_HYBRID
-        request = retriever_service_pb2.SearchRequest(query=query, query_vector=vector or (), top_k=top_k, mode=mode)
+        request = retriever_service_pb2.SearchRequest(query=query, top_k=top_k, mode=mode)
+        if vector is not None:
+            request.query_vector.extend(vector.values)
+            request.query_model_sha256 = vector.model_sha256
         if as_of is not None:
             request.as_of.FromDatetime(as_of)
         with _failures():

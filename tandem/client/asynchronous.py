@@ -232,6 +232,7 @@ class AsyncRetrieverClient(_AsyncClient):
         rerank: bool | None = None,
         snapshot: str = "",
         query_vector: Sequence[float] = (),
+        query_model_sha256: str = "",
         timeout: float | None = None,
     ) -> retriever.SearchResponse:
         """Returns the best passages that the caller may see; the options are those of SearchRequest."""
@@ -248,6 +249,7 @@ class AsyncRetrieverClient(_AsyncClient):
             rerank=rerank,
             snapshot=snapshot,
             query_vector=query_vector,
+            query_model_sha256=query_model_sha256,
         )
         response: retriever.SearchResponse = await self._call("Search", request, timeout)
         return response

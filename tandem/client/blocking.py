@@ -205,6 +205,7 @@ class RetrieverClient(_Client):
         rerank: bool | None = None,
         snapshot: str = "",
         query_vector: Sequence[float] = (),
+        query_model_sha256: str = "",
         timeout: float | None = None,
     ) -> retriever.SearchResponse:
         """Returns the best passages that the caller may see; the options are those of SearchRequest."""
@@ -221,6 +222,7 @@ class RetrieverClient(_Client):
             rerank=rerank,
             snapshot=snapshot,
             query_vector=query_vector,
+            query_model_sha256=query_model_sha256,
         )
         response: retriever.SearchResponse = self._call("Search", request, timeout)
         return response

@@ -85,11 +85,13 @@ def search_request(
     rerank: bool | None,
     snapshot: str,
     query_vector: Sequence[float],
+    query_model_sha256: str,
 ) -> retriever.SearchRequest:
     """Returns the request for passages."""
     return retriever.SearchRequest(
         query=query,
         query_vector=query_vector,
+        query_model_sha256=query_model_sha256,
         top_k=top_k,
         mode=mode,
         as_of=timestamp(as_of),

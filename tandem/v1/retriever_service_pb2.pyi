@@ -617,6 +617,7 @@ class SearchRequest(_message.Message):
     KEEP_DUPLICATES_FIELD_NUMBER: _builtins.int
     RERANK_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
+    QUERY_MODEL_SHA256_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """query is what to find, 1 to 8,192 characters."""
     top_k: _builtins.int
@@ -644,6 +645,13 @@ class SearchRequest(_message.Message):
     snapshot: _builtins.str
     """snapshot names the snapshot to search; empty means the live one. Any other
     needs the role "platform" beside "user" or "editor".
+    """
+    query_model_sha256: _builtins.str
+    """query_model_sha256 names the weights that query_vector comes from, as the
+    lineage of Embed's answer does: 64 characters of lower-case hexadecimal.
+    Where the vectors of the snapshot come from others, query_vector is set
+    aside and the retriever asks the embedder, which its timings then tell.
+    Empty means that the caller answers for it that they are the same.
     """
     @_builtins.property
     def query_vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -683,10 +691,11 @@ class SearchRequest(_message.Message):
         keep_duplicates: _builtins.bool = ...,
         rerank: _builtins.bool | None = ...,
         snapshot: _builtins.str = ...,
+        query_model_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_rerank", b"_rerank", "as_of", b"as_of", "filter", b"filter", "fusion", b"fusion", "rerank", b"rerank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rerank", b"_rerank", "as_of", b"as_of", "diversity", b"diversity", "filter", b"filter", "fusion", b"fusion", "keep_duplicates", b"keep_duplicates", "mode", b"mode", "num_neighbors", b"num_neighbors", "query", b"query", "query_vector", b"query_vector", "rerank", b"rerank", "snapshot", b"snapshot", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rerank", b"_rerank", "as_of", b"as_of", "diversity", b"diversity", "filter", b"filter", "fusion", b"fusion", "keep_duplicates", b"keep_duplicates", "mode", b"mode", "num_neighbors", b"num_neighbors", "query", b"query", "query_model_sha256", b"query_model_sha256", "query_vector", b"query_vector", "rerank", b"rerank", "snapshot", b"snapshot", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
     _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015

@@ -269,9 +269,10 @@ class FakeStore:
 class FakeEmbedderServicer(pb_grpc.EmbedderServiceServicer):
     """Is an embedder peer: a real gRPC servicer on `embed`."""
 
-    def __init__(self, *, dimension: int = DIMENSION, name: str = MODEL.name) -> None:
+    def __init__(self, *, dimension: int = DIMENSION, name: str = MODEL.name, sha256: str = MODEL.sha256) -> None:
         self.dimension = dimension
         self.name = name
+        self.sha256 = sha256
         self.num_calls = 0
         self.reranks = False
 
@@ -280,7 +281,7 @@ class FakeEmbedderServicer(pb_grpc.EmbedderServiceServicer):
         self.num_calls += 1
         return pb.EmbedResponse(
             embeddings=[pb.Embedding(values=embed(text, self.dimension)) for text in request.texts],
-            lineage=common.Lineage(model=self.name, model_sha256=MODEL.sha256),
+            lineage=common.Lineage(model=self.name, model_sha256=self.sha256),
         )
 
     async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.RerankResponse:

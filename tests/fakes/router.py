@@ -22,6 +22,7 @@ from services.router.domain import (
     Opening,
     Passage,
     Piece,
+    QueryVector,
     Question,
     Route,
     Span,
@@ -38,6 +39,7 @@ from tandem.security import Principal
 
 ALICE = Principal("alice", "halden", frozenset(), frozenset({"user"}))
 NEVER = float("inf")
+EMBEDDER_SHA256 = "e" * 64
 T = TypeVar("T")
 
 
@@ -100,11 +102,11 @@ class FakeEmbedder(Script):
 
     texts: list[str] = field(default_factory=list)
 
-    async def embed(self, text: str, *, timeout_s: float) -> Sequence[float]:
+    async def embed(self, text: str, *, timeout_s: float) -> QueryVector:
         """Returns the length of the text as its vector."""
         self.texts.append(text)
         await self.play()
-        return (float(len(text)), 1.0)
+        return QueryVector((float(len(text)), 1.0), EMBEDDER_SHA256)
 
 
 @dataclass
@@ -113,10 +115,10 @@ class FakeRetriever(Script):
 
     passages: tuple[Passage, ...] = PASSAGES
     vector_error: TandemError | None = None
-    queries: list[tuple[str, Sequence[float] | None]] = field(default_factory=list)
+    queries: list[tuple[str, QueryVector | None]] = field(default_factory=list)
 
     async def search(
-        self, query: str, *, vector: Sequence[float] | None, top_k: int, as_of: datetime | None, timeout_s: float
+        self, query: str, *, vector: QueryVector | None, top_k: int, as_of: datetime | None, timeout_s: float
     ) -> tuple[Passage, ...]:
         """Returns the first of its passages."""
         self.queries.append((query, vector))
@@ -282,7 +284,7 @@ class FakePaths:
     """Implements Paths for tests of policies: each path gives its draft or raises."""
 
     adapter: Draft | Exception = field(default_factory=lambda: Draft(route=Route.FINETUNED, text="weights"))
-    vector: Sequence[float] | Exception = (1.0,)
+    vector: QueryVector | Exception = field(default_factory=lambda: QueryVector((1.0,)))
     passages: tuple[Passage, ...] | Exception = PASSAGES
     reading: Draft | Exception = field(
         default_factory=lambda: Draft(route=Route.RAG, text="read", passages=PASSAGES, citations=CITATIONS)
@@ -295,11 +297,11 @@ class FakePaths:
         """Gives the adapter's draft."""
         return self._give("finetuned", self.adapter)
 
-    async def embed(self) -> Sequence[float]:
+    async def embed(self) -> QueryVector:
         """Gives the vector."""
         return self._give("embed", self.vector)
 
-    async def search(self, vector: Sequence[float] | None) -> tuple[Passage, ...]:
+    async def search(self, vector: QueryVector | None) -> tuple[Passage, ...]:
         """Gives the passages."""
         return self._give("search" if vector is not None else "search by words", self.passages)
 

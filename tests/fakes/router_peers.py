@@ -8,7 +8,7 @@ from typing import Any
 
 from services.router.__main__ import build
 from services.router.config import RouterConfig
-from services.router.domain import Generated
+from services.router.domain import Generated, QueryVector
 from tandem.config import ServerConfig
 from tandem.prompts import Message
 from tandem.rpc import call
@@ -54,7 +54,8 @@ class _Embedder(EmbedderServiceServicer):
         self._seen.note("embedder")
         vectors = [await self._world.embedder.embed(text, timeout_s=30) for text in request.texts]
         return embedder_service_pb2.EmbedResponse(
-            embeddings=[embedder_service_pb2.Embedding(values=vector) for vector in vectors]
+            embeddings=[embedder_service_pb2.Embedding(values=vector.values) for vector in vectors],
+            lineage=common_pb2.Lineage(model_sha256=vectors[0].model_sha256),
         )
 
 
@@ -67,7 +68,7 @@ class _Retriever(RetrieverServiceServicer):
         sparse = request.mode == retriever_service_pb2.SEARCH_MODE_SPARSE
         found = await self._world.retriever.search(
             request.query,
-            vector=None if sparse else tuple(request.query_vector),
+            vector=None if sparse else QueryVector(tuple(request.query_vector), request.query_model_sha256),
             top_k=request.top_k,
             as_of=None,
             timeout_s=30,

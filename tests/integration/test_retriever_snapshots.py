@@ -22,7 +22,7 @@ from tandem.security import Principal
 from tandem.telemetry import Telemetry
 from tandem.v1 import retriever_service_pb2 as pb
 from tandem.v1 import retriever_service_pb2_grpc as pb_grpc
-from tests.fakes.retriever import DIMENSION, FakeEmbedderServicer, embedder_peer
+from tests.fakes.retriever import DIMENSION, MODEL, FakeEmbedderServicer, embed, embedder_peer
 from tests.fakes.retriever_process import House, kill_tree
 
 Stub = pb_grpc.RetrieverServiceStub
@@ -226,6 +226,33 @@ async def test_the_collection_goes_over_to_another_model(tmp_path: Path) -> None
             listed = (await pia.ListSnapshots(pb.ListSnapshotsRequest())).snapshots
             assert {one.snapshot_id: one.state for one in listed} == {"next": S.STATE_LIVE, "initial": S.STATE_FAILED}
             assert "bag-of-words" in listed[1].error
+
+
+class Backwards(FakeEmbedderServicer):
+    """Has vectors of the same length that mean something else."""
+
+    async def Embed(self, request: Any, context: Any) -> Any:
+        answer = await super().Embed(request, context)
+        for one in answer.embeddings:
+            one.values[:] = list(reversed(one.values))
+        return answer
+
+
+async def test_after_a_promotion_a_vector_of_the_model_before_is_not_compared(tmp_path: Path) -> None:
+    new = Backwards(name="backwards", sha256="0" * 64)
+    async with embedder_peer() as first, embedder_peer(new) as second:
+        async with house(tmp_path, first, embedder_next_target=second) as (pia, erin):
+            await put(erin, {"a": "A word about glass.", "b": "A word about hail."})
+            await pia.CreateSnapshot(pb.CreateSnapshotRequest(snapshot_id="next"))
+            assert (await whole(pia, "next")).embedding.model_sha256 == new.sha256
+            told = {"query_model_sha256": MODEL.sha256, "mode": pb.SEARCH_MODE_DENSE}
+            request = pb.SearchRequest(query="hail", query_vector=embed("A word about hail."), **told)
+            before = await erin.Search(request)
+            await pia.PromoteSnapshot(pb.PromoteSnapshotRequest(snapshot_id="next"))
+            after = await erin.Search(request)
+    assert [one.passages[0].document_id for one in (before, after)] == ["b", "b"]
+    assert [one.snapshot for one in (before, after)] == ["initial", "next"]
+    assert [any(timing.stage == "embed" for timing in one.timings) for one in (before, after)] == [False, True]
 
 
 async def test_an_operator_types_and_is_told(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tandem.rpc.status import from_rpc_error
 from tandem.v1 import audit_service_pb2, router_service_pb2
 from tandem.v1.audit_service_pb2_grpc import AuditServiceStub
 from tandem.v1.router_service_pb2_grpc import RouterServiceStub
-from tests.fakes.router import NEVER, FakeEmbedder, FakeRetriever, Script, World, Written
+from tests.fakes.router import EMBEDDER_SHA256, NEVER, FakeEmbedder, FakeRetriever, Script, World, Written
 from tests.fakes.router_peers import TOKENS, Seen, stack
 from tests.fakes.rpc_hosting import recording
 
@@ -73,6 +73,8 @@ async def test_rag_answers_with_citations_lineage_and_timings(tmp_path: Path):
     assert len(world.embedder.texts) == 1
     assert world.retriever.queries[0][1] is not None
     # Everyone was asked on alice's behalf, each with less time than the one before had.
+    ((_, vector),) = world.retriever.queries
+    assert vector.model_sha256 == EMBEDDER_SHA256
     assert seen.callers == dict.fromkeys(("embedder", "retriever", "generator"), TOKENS["alice"])
     assert all(left < 20 for left in seen.seconds_left.values())
     assert seen.seconds_left["embedder"] < seen.seconds_left["retriever"] < seen.seconds_left["generator"]

@@ -85,11 +85,13 @@ Fusion = ReciprocalRank | Weighted
 class Wish:
     """Is a search as it is asked for; None leaves the choice to the configuration.
 
-    No vector: the embedder is asked. No moment: now. No snapshot: the live one.
+    No vector: the embedder is asked, as it is where vector_model, the SHA-256 of the weights that the vector comes
+    from, is not that of the snapshot's. No moment: now. No snapshot: the live one.
     """
 
     query: str
     vector: Vector = ()
+    vector_model: str = ""
     top_k: int = 5
     mode: Mode = Mode.HYBRID
     moment: int | None = None

@@ -126,6 +126,8 @@ class Searcher:
 
     async def _vector(self, run: _Run) -> Vector:
         given, dimension = run.wish.vector, run.snapshot.dimension
+        if self._is_foreign(run):
+            given = ()
         if given and len(given) != dimension:
             raise InvalidInput.of("query_vector", f"has {len(given)} components; the collection has {dimension}")
         if given or run.mode is Mode.SPARSE:
@@ -139,6 +141,12 @@ class Searcher:
                 reason="EMBEDDING_MODEL_MISMATCH",
             )
         return embedded.vectors[0]
+
+    @staticmethod
+    def _is_foreign(run: _Run) -> bool:
+        """Tells whether the vector comes from other weights than those that it would be compared with."""
+        model, named = run.snapshot.model, run.wish.vector_model
+        return model is not None and bool(named) and named != model.sha256
 
     async def _candidates(self, run: _Run, vector: Vector) -> tuple[list[Candidate], dict[DocumentKey, StoredDocument]]:
         """Returns what may be returned, best first, and the documents it is from."""

@@ -31,6 +31,7 @@ MAX_NEIGHBORS = 5
 MAX_PAGE, DEFAULT_PAGE = 1_000, 100
 _ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _ID_FAULT = "must have 1 to 128 characters of a-z 0-9 . _ -, the first a letter or digit"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SNAPSHOT = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _TIME_FAULT = "is not a time of the years 1 to 9999"
 _MAX_HEADER_BYTES = 60_000
@@ -125,6 +126,8 @@ def wish(request: pb.SearchRequest) -> Wish:
     faults.expect(request.mode in _MODES, "mode", "is not known")
     directed = not request.query_vector or _is_direction(request.query_vector)
     faults.expect(directed, "query_vector", "must have finite components that are not all zero")
+    named = not request.query_model_sha256 or _SHA256.fullmatch(request.query_model_sha256) is not None
+    faults.expect(named, "query_model_sha256", "must be a SHA-256 in lower-case hexadecimal, or empty")
     faults.expect(is_time(request.as_of), "as_of", _TIME_FAULT)
     faults.expect(0 <= request.diversity <= 1, "diversity", "must be 0 to 1")
     faults.expect(0 <= request.num_neighbors <= MAX_NEIGHBORS, "num_neighbors", f"must be 0 to {MAX_NEIGHBORS}")
@@ -136,6 +139,7 @@ def wish(request: pb.SearchRequest) -> Wish:
     return Wish(
         query=request.query,
         vector=request.query_vector,
+        vector_model=request.query_model_sha256,
         top_k=request.top_k or DEFAULT_TOP_K,
         mode=_MODES[request.mode],
         moment=moment(request.as_of) if request.HasField("as_of") else None,

@@ -11,6 +11,7 @@ from services.router.domain.values import (
     Draft,
     Lineage,
     Passage,
+    QueryVector,
     Route,
     StepKind,
     Usage,
@@ -49,11 +50,11 @@ class Paths(Protocol):
         """
         ...
 
-    async def embed(self) -> Sequence[float]:
+    async def embed(self) -> QueryVector:
         """Embeds the question, once."""
         ...
 
-    async def search(self, vector: Sequence[float] | None) -> tuple[Passage, ...]:
+    async def search(self, vector: QueryVector | None) -> tuple[Passage, ...]:
         """Finds passages, best first; by words alone where there is no vector."""
         ...
 
@@ -128,7 +129,7 @@ class Generated:
 class Embedder(Protocol):
     """Is the port to the embedder; the caller's identity goes along by itself."""
 
-    async def embed(self, text: str, *, timeout_s: float) -> Sequence[float]:
+    async def embed(self, text: str, *, timeout_s: float) -> QueryVector:
         """Returns the vector of a text; raises TandemError."""
         ...
 
@@ -137,7 +138,7 @@ class Retriever(Protocol):
     """Is the port to the retriever."""
 
     async def search(
-        self, query: str, *, vector: Sequence[float] | None, top_k: int, as_of: datetime | None, timeout_s: float
+        self, query: str, *, vector: QueryVector | None, top_k: int, as_of: datetime | None, timeout_s: float
     ) -> tuple[Passage, ...]:
         """Returns passages, best first; ranks by words alone without a vector. Raises TandemError."""
         ...

@@ -1,6 +1,6 @@
 """Values: what a question, a draft and an answer are."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -65,6 +65,14 @@ class Question:
     max_passages: int = 5
     as_of: datetime | None = None
     timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class QueryVector:
+    """Is the embedding of a question, and the SHA-256 of the weights that it comes from, "" where nobody told."""
+
+    values: Sequence[float]
+    model_sha256: str = ""
 
 
 @dataclass(frozen=True)

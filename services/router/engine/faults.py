@@ -1,6 +1,6 @@
 """What a failing part means for the answer: another path, a refusal, or the caller's own fault."""
 
-from services.router.domain import GENERATOR, NoAdapter, PartDown
+from services.router.domain import EMBEDDER, GENERATOR, NoAdapter, PartDown
 from services.router.engine.budget import Budget
 from tandem.errors import (
     DeadlineExceeded,
@@ -15,6 +15,8 @@ from tandem.errors import (
 
 _PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
 """Reason by which the generator refuses a prompt longer than the model's context."""
+_OTHER_MODEL = "EMBEDDING_MODEL_MISMATCH"
+"""Reason by which the retriever says that nobody serves the model of its vectors."""
 _CALLERS_OWN = (InvalidInput, PermissionDenied)
 
 
@@ -42,6 +44,17 @@ def refusal(error: PartDown | NoAdapter) -> TandemError:
     if error.retry_after_s is not None:
         return Overloaded(str(error), retry_after_s=error.retry_after_s, metadata=where)
     return Unavailable(f"no path is left: {error}", retry_after_s=1.0, reason="PART_DOWN", metadata=where)
+
+
+def search_refused(error: InvalidInput | FailedPrecondition, *, by_words: bool) -> TandemError | PartDown:
+    """Returns what a refused search means: the embedder's fault where the same search by words may do."""
+    if isinstance(error, InvalidInput):
+        if by_words:
+            return InvalidInput.of("question", "cannot be searched for")
+        return PartDown(EMBEDDER, "its vector does not fit the stored ones")
+    if error.reason == _OTHER_MODEL and not by_words:
+        return PartDown(EMBEDDER, "the model of the stored vectors is not served")
+    return error
 
 
 def is_too_long(error: InvalidInput) -> bool:

@@ -27,6 +27,7 @@ from services.router.domain import (
     NoAdapter,
     PartDown,
     Passage,
+    QueryVector,
     Question,
     Retriever,
     Route,
@@ -38,11 +39,11 @@ from services.router.domain import (
 )
 from services.router.engine.adapters import AdapterDirectory
 from services.router.engine.budget import Budget
-from services.router.engine.faults import is_too_long, prompt_refused, translate
+from services.router.engine.faults import is_too_long, prompt_refused, search_refused, translate
 from services.router.engine.writing import Writing, confidence_of
 from services.router.metrics import RouterMetrics
 from tandem import prompts
-from tandem.errors import InvalidInput, NotFound, TandemError, Unavailable
+from tandem.errors import FailedPrecondition, InvalidInput, NotFound, TandemError, Unavailable
 
 _EMBED_SHARE, _SEARCH_SHARE, _READ_SHARE = 0.25, 0.5, 0.9
 _LEAST_PASSAGE = 400
@@ -114,7 +115,7 @@ class Run:
         self._held = "" if shown else text
         return self._draft(Route.FINETUNED, text, done)
 
-    async def embed(self) -> Sequence[float]:
+    async def embed(self) -> QueryVector:
         """Embeds the self-contained question; raises PartDown."""
         async with self._part(EMBEDDER, "embed", share=_EMBED_SHARE) as limit_s:
             try:
@@ -122,7 +123,7 @@ class Run:
             except InvalidInput as error:
                 raise PartDown(EMBEDDER, "refused the question") from error
 
-    async def search(self, vector: Sequence[float] | None) -> tuple[Passage, ...]:
+    async def search(self, vector: QueryVector | None) -> tuple[Passage, ...]:
         """Finds passages; raises PartDown, that of the embedder where its vector was refused."""
         async with self._part(RETRIEVER, "search", share=_SEARCH_SHARE) as limit_s:
             try:
@@ -133,10 +134,8 @@ class Run:
                     as_of=self.question.as_of,
                     timeout_s=limit_s,
                 )
-            except InvalidInput as error:
-                if vector is None:
-                    raise InvalidInput.of("question", "cannot be searched for") from error
-                raise PartDown(EMBEDDER, "its vector does not fit the stored ones") from error
+            except (InvalidInput, FailedPrecondition) as error:
+                raise search_refused(error, by_words=vector is None) from error
 
     async def read(self, passages: Sequence[Passage]) -> Draft:
         """Answers from passages, with citations; raises PartDown."""

@@ -1,6 +1,5 @@
 """rag: retrieve, answer from the passages with citations."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from services.router.domain import (
@@ -10,6 +9,7 @@ from services.router.domain import (
     PartDown,
     Passage,
     Paths,
+    QueryVector,
     Route,
     StepKind,
 )
@@ -75,7 +75,7 @@ def _support(draft: Draft) -> float:
 
 async def _find(paths: Paths) -> tuple[Passage, ...]:
     try:
-        vector: Sequence[float] | None = await paths.embed()
+        vector: QueryVector | None = await paths.embed()
     except PartDown as down:
         vector = None
         await _by_words(paths, down)

@@ -13,6 +13,7 @@ NAN, LATE = float("nan"), Timestamp(seconds=2**60)
 FAULTS = {
     "query": [{"query": " "}, {"query": "x" * 8193}],
     "query_vector": [{"query_vector": [0.0, 0.0]}, {"query_vector": [NAN]}],
+    "query_model_sha256": [{"query_model_sha256": bad} for bad in ("abc", "A" * 64, "a" * 65)],
     "top_k": [{"top_k": -1}, {"top_k": 101}],
     "mode": [{"mode": 9}],
     "as_of": [{"as_of": LATE}],
@@ -65,6 +66,7 @@ def test_everything_that_is_asked_for_is_taken_over() -> None:
     request = pb.SearchRequest(
         query="x",
         query_vector=[0.5, -1.0],
+        query_model_sha256="0" * 64,
         top_k=100,
         mode=pb.SEARCH_MODE_DENSE,
         as_of=Timestamp(seconds=-1, nanos=999_999_999),
@@ -84,6 +86,7 @@ def test_everything_that_is_asked_for_is_taken_over() -> None:
     assert checks.wish(request) == Wish(
         query="x",
         vector=[0.5, -1.0],
+        vector_model="0" * 64,
         top_k=100,
         mode=Mode.DENSE,
         moment=-1,

@@ -24,7 +24,7 @@ from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import FailedPrecondition, InvalidInput, NotFound, Unavailable
 from tandem.security import Principal
 from tandem.telemetry import Telemetry
-from tests.fakes.retriever import DIMENSION, DOWN, FakeEmbedder, FakeStore, embed
+from tests.fakes.retriever import DIMENSION, DOWN, MODEL, FakeEmbedder, FakeStore, embed
 
 ALICE = Principal("alice", "halden", frozenset(), frozenset({"user"}))
 LENA = Principal("lena", "halden", frozenset({"leads"}), frozenset({"user"}))
@@ -134,6 +134,30 @@ async def test_a_vector_of_another_dimension_is_refused(room: Room) -> None:
     room.embedder.model = EmbeddingModel("other", "0" * 64, DIMENSION - 1)
     with pytest.raises(FailedPrecondition):
         await room.search("x")
+
+
+@pytest.mark.parametrize("dimension", [DIMENSION, DIMENSION + 1])
+async def test_a_vector_of_another_model_is_not_compared(room: Room, dimension: int) -> None:
+    await room.store.put([new("a", "water damage"), new("b", "glass breakage")])
+    await room.store.adopt_model(MODEL)
+    misleading = embed("glass breakage", dimension)
+    found = await room.search("water damage", vector=misleading, vector_model="0" * 64, mode=Mode.DENSE)
+    assert ids(found)[0] == "a"
+    assert "embed" in found.seconds
+    assert room.embedder.batches == [["water damage"]]
+    room.embedder.model = EmbeddingModel("other", "0" * 64, DIMENSION)
+    with pytest.raises(FailedPrecondition) as caught:
+        await room.search("water damage", vector=misleading, vector_model="0" * 64)
+    assert caught.value.reason == "EMBEDDING_MODEL_MISMATCH"
+
+
+async def test_a_vector_of_the_same_model_or_of_an_empty_collection_is_used(room: Room) -> None:
+    given = {"vector": embed("glass breakage"), "mode": Mode.DENSE}
+    assert ids(await room.search("water damage", vector_model="0" * 64, **given)) == []
+    await room.store.put([new("a", "water damage"), new("b", "glass breakage")])
+    await room.store.adopt_model(MODEL)
+    assert ids(await room.search("water damage", vector_model=MODEL.sha256, **given))[0] == "b"
+    assert room.embedder.batches == []
 
 
 async def test_versions_that_are_not_live_are_not_returned(room: Room) -> None:

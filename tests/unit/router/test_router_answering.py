@@ -6,7 +6,7 @@ import pytest
 
 from services.router.domain import ABSTAINED_TEXT, Delta, Outcome, Route, Started
 from tandem.prompts import ABSTENTION
-from tests.fakes.router import FakeRetriever, World, Written, history, question
+from tests.fakes.router import EMBEDDER_SHA256, FakeRetriever, World, Written, history, question
 from tests.fakes.router_worlds import DOWN, deltas_after_last_discard, world_with
 
 
@@ -38,6 +38,7 @@ async def test_rag_cites_what_it_read_and_embeds_once():
     ((query, vector),) = world.retriever.queries
     assert query == world.embedder.texts[0]
     assert vector is not None
+    assert vector.model_sha256 == EMBEDDER_SHA256
     stages = [timing.stage for timing in answer.timings]
     assert stages == ["rewrite", "audit", "embed", "search", "generate.rag", "cite", "total"]
 

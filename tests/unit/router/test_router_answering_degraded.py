@@ -16,8 +16,12 @@ async def test_embedder_down_searches_by_words():
     assert answer.draft.citations
 
 
-async def test_a_vector_that_does_not_fit_searches_by_words():
-    world = World(retriever=FakeRetriever(vector_error=errors.InvalidInput("wrong dimension")))
+OTHER_MODEL = errors.FailedPrecondition("another model", reason="EMBEDDING_MODEL_MISMATCH")
+
+
+@pytest.mark.parametrize("error", [errors.InvalidInput("wrong dimension"), OTHER_MODEL])
+async def test_a_vector_that_does_not_fit_searches_by_words(error: errors.TandemError):
+    world = World(retriever=FakeRetriever(vector_error=error))
     answer = await world.ask(question(policy="rag"))
     assert [note.component for note in answer.degraded] == ["embedder"]
     assert [vector is None for _, vector in world.retriever.queries] == [False, True]
