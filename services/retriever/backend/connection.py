@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +34,13 @@ _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.St
 _SHUT_OUT = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 # Milvus' own codes for what passes: starting, overloaded, not loaded again yet after a restart, nodes that moved.
 _PASSING = {1, 2, 3, 4, 6, 8, 9, 10, 101, 103, 400, 401, 500, 501, 502, 503, 600, 601, 602, 901, 902, 903}
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """Carries what a call has raised; as a future's exception it would be printed wherever nobody waits any more."""
+
+    error: Exception
 
 
 class _Session:
@@ -103,27 +111,23 @@ class MilvusConnection:
         deadline = time.monotonic() + budget
         for _ in range(2):
             session = await self._current(deadline)
-            answer: asyncio.Future[T] = asyncio.get_running_loop().run_in_executor(
-                session.executor, _guarded, do, self._view(session.client), deadline
+            answer: asyncio.Future[T | _Failed] = asyncio.get_running_loop().run_in_executor(
+                session.executor, _outcome, do, self._view(session.client), deadline
             )
             either: set[asyncio.Future[Any]] = {answer, session.lost}
             patience = max(0.0, deadline - time.monotonic()) + _OVERTIME_S
-            try:
-                await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            except asyncio.CancelledError:
-                answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-                raise
+            await asyncio.wait(either, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if answer.done() and not answer.cancelled():
-                error = answer.exception()
-                if error is None:
-                    return answer.result()
+                outcome = answer.result()
+                if not isinstance(outcome, _Failed):
+                    return outcome
+                error = outcome.error
                 if not (isinstance(error, Unavailable) and self._lite is not None and await self._died(session)):
                     if isinstance(error, Unavailable) and _time_is_up():
                         raise DeadlineExceeded("the deadline passed while the vector store was asked") from error
                     raise error
             else:
                 answer.cancel()
-                answer.add_done_callback(lambda done: done.cancelled() or done.exception())
                 if not session.lost.done():
                     break
         raise Unavailable(_DOWN, retry_after_s=1.0)
@@ -141,6 +145,8 @@ class MilvusConnection:
         return session.lost.done()
 
     async def _current(self, deadline: float) -> _Session:
+        if self._session is not None:
+            return self._session
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())), self._changed:
                 await self._changed.wait_for(lambda: self._session is not None)
@@ -231,6 +237,13 @@ def _opening(on_open: Callable[[Any], None], client: Any) -> None:
     _guarded(lambda client, _: on_open(client), client, time.monotonic() + _START_WAIT_S)
 
 
+def _outcome(do: Callable[[Any, float], T], client: Any, deadline: float) -> T | _Failed:
+    try:
+        return _guarded(do, client, deadline)
+    except Exception as error:  # noqa: BLE001 -- raised again by whoever waits
+        return _Failed(error)
+
+
 def _guarded(do: Callable[[Any, float], T], client: Any, deadline: float) -> T:
     """Runs in a thread; turns what pymilvus raises into our errors, without the text that its messages quote."""
     from pymilvus.exceptions import MilvusException
@@ -250,16 +263,30 @@ def _guarded(do: Callable[[Any, float], T], client: Any, deadline: float) -> T:
         if code in _SHUT_OUT:
             log.error("Milvus refuses the retriever's credentials")
             raise Unavailable(_REFUSED, reason="STORE_REFUSED") from error
-        raise Internal(f"Milvus refused a call ({code})") from error
+        raise _refused(do, code) from error
     except MilvusException as error:
         # pymilvus has no kind of its own for a lost connection; what else Milvus reports is our mistake.
         if error.code in _LOST or error.code in _PASSING or _is_lost(error):
             raise Unavailable(_DOWN, retry_after_s=1.0) from error
-        raise Internal(f"Milvus refused a call (code {error.code})") from error
+        raise _refused(do, error.code) from error
     except ValueError as error:
         if "closed channel" in str(error):  # the session was given up while the call waited for a thread
             raise Unavailable(_DOWN, retry_after_s=1.0) from error
         raise
+
+
+def _refused(do: Callable[..., Any], code: object) -> Internal:
+    # The message stays out of the log: it may quote what was asked.
+    log.error("Milvus refused a call", extra={"code": str(code), "call": do.__qualname__})
+    return Internal(f"Milvus refused a call ({code})")
+
+
+def has_no_words_yet(error: Any) -> bool:
+    """Tells whether Milvus Lite refused to rank by BM25 as its collection never held a chunk: it divides 0 by 0.
+
+    Its count of words begins with the first insertion, and what is removed leaves it in order.
+    """
+    return "Invalid sparse row: NaN or Inf value" in str(error)
 
 
 def _is_lost(error: Any) -> bool:

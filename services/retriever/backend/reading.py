@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from services.retriever.backend.connection import MilvusConnection
+from services.retriever.backend.connection import MilvusConnection, has_no_words_yet
 from services.retriever.backend.keys import document_row, in_view, literal, visible
 from services.retriever.backend.rows import (
     CHUNK_FIELDS,
@@ -123,8 +123,10 @@ class Reading:
         where = in_view(view)
 
         def do(client: Any, timeout: float) -> list[Any]:
-            return list(
-                client.search(
+            from pymilvus.exceptions import MilvusException
+
+            try:
+                (hits,) = client.search(
                     self._names.chunks_of(snapshot),
                     data=[what],
                     anns_field=field,
@@ -132,8 +134,12 @@ class Reading:
                     limit=limit,
                     output_fields=CHUNK_FIELDS,
                     timeout=timeout,
-                )[0]
-            )
+                )
+            except MilvusException as error:
+                if not has_no_words_yet(error):
+                    raise
+                return []
+            return list(hits)
 
         return [entity_to_hit(view.principal.tenant, hit) for hit in await self._connection.call(do)]
 

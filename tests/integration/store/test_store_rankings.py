@@ -1,8 +1,10 @@
 """What the store port promises about rankings, on Milvus Lite and on a Milvus 2.3.5 server."""
 
+import asyncio
 import logging
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -148,3 +150,41 @@ async def test_a_hybrid_search_is_dense_alone_where_words_cannot_be_ranked(subje
         with pytest.raises(FailedPrecondition) as caught:
             await searcher.search(principal(tenant), Wish("yellow", mode=Mode.SPARSE))
         assert caught.value.reason == "BM25_UNAVAILABLE"
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_searches_beside_the_first_document_find_nothing_or_it(
+    subject: Subject, tenant: str, mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    if mode is Mode.SPARSE and not subject.store.bm25:
+        pytest.skip("this Milvus does not rank by BM25")
+    name = f"empty{mode.value}"
+    snapshot = replace(subject.store.catalogue.live, key=name, snapshot_id=name)
+    await subject.store.make(snapshot)
+    await subject.store.change(lambda catalogue: catalogue.created(snapshot))
+    store, seen = subject.store, View(principal(tenant), NOW)
+    new = document(tenant, "d", "a yellow house")
+    new = replace(new, chunks={one.key: new.chunks[INITIAL] for one in store.catalogue.written})
+
+    async def found() -> list[str]:
+        hits = []
+        if mode is not Mode.SPARSE:
+            hits += await store.search_dense(embed("house"), seen, snapshot=name, limit=9)
+        if mode is not Mode.DENSE and store.bm25:
+            hits += await store.search_sparse("house", seen, snapshot=name, limit=9)
+        return sorted({hit.key.document_id for hit in hits})
+
+    try:
+        assert await found() == []
+        writing = asyncio.create_task(store.put([new]))
+        while not writing.done():
+            assert await found() in ([], ["d"])
+        await writing
+        assert await found() == ["d"]
+        await store.remove(new.document)
+        assert await found() == []
+    finally:
+        await store.change(lambda catalogue: catalogue.dropped(name, NOW))
+        assert await store.drop(store.catalogue.snapshots[name])
+        await store.change(lambda catalogue: catalogue.without(name))
+    assert "refused" not in caplog.text
