@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from services.retriever.sources.config import load_sources
 from tandem import config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,7 @@ RUNTIME_VARIABLES = {"GOMP_SPINCOUNT"}
 OPERATOR_SECRETS = {
     "tandem-tokens": {"tokens.json"},
     "tandem-credentials": {"router.token", "retriever.token"},
+    "tandem-milvus": {"token", "ca.crt", "tls.crt", "tls.key"},
     "tandem-adapter-keys": {"trusted-signers.json", "keyring.json"},
 }
 KUSTOMIZATIONS = [K8S / "base", *sorted(path.parent for path in K8S.glob("overlays/*/kustomization.yaml"))]
@@ -203,6 +205,8 @@ def test_everything_referenced_is_there(folder: Path) -> None:
             elif "secret" in volume:
                 keys = {item["key"] for item in volume["secret"]["items"]}
                 assert keys <= OPERATOR_SECRETS[volume["secret"]["secretName"]], name
+            elif "configMap" in volume:
+                assert volume["configMap"]["name"] in maps, name
             else:
                 assert "emptyDir" in volume, (name, volume)
         for container in containers(pod):
@@ -274,6 +278,24 @@ def test_paths_of_knobs_are_mounted(folder: Path) -> None:
             path = value.removeprefix("sqlite:///")
             if path.startswith("/"):
                 assert any(path == mount or path.startswith(f"{mount}/") for mount in mounts), (name, variable)
+
+
+@each_kustomization
+def test_accepted_jobs_outlive_the_pod(folder: Path) -> None:
+    (pod,) = (pod for name, _, pod in workloads(folder) if name == "retriever")
+    (container,) = pod["containers"]
+    spool = environment(folder, container)["RETRIEVER_SPOOL_DIR"]
+    (mount,) = (row["name"] for row in container["volumeMounts"] if spool.startswith(f"{row['mountPath']}/"))
+    (volume,) = (row for row in pod["volumes"] if row["name"] == mount)
+    assert "persistentVolumeClaim" in volume
+
+
+@each_kustomization
+def test_the_live_sources_can_be_read(folder: Path, tmp_path: Path) -> None:
+    (sources,) = (row for row in of_kind(folder, "ConfigMap") if "sources.toml" in row["data"])
+    file = tmp_path / "sources.toml"
+    file.write_text(sources["data"]["sources.toml"])
+    assert load_sources(file) == []
 
 
 @each_kustomization
