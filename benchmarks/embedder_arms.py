@@ -193,6 +193,8 @@ async def http_server(model: Path, threads: int) -> AsyncIterator[Embedder]:
                     client.version = client.ask("GET", "/health")["version"]
                     break
                 await asyncio.sleep(1)
+            else:
+                raise TimeoutError("the server never answered")
             yield client
             client.close()
 
