@@ -134,7 +134,7 @@ ROWS: dict[str, list[Graph]] = {
         ),
         Graph(
             "Search",
-            "Embedding of the query, where the caller sent no vector, and the search itself.",
+            "Each stage of a search; the dense and the BM25 ranking are read at the same time.",
             "s",
             _quantiles("tandem_retriever_search_seconds", "mode", "stage"),
         ),
@@ -219,6 +219,24 @@ ROWS: dict[str, list[Graph]] = {
             "Documents a second by what became of them.",
             "short",
             [Query(_rate("tandem_retriever_documents_total", "state"), "{{state}}")],
+        ),
+        Graph(
+            "Freshness",
+            "From a document's appearance, in an upload or a live source, to its being found.",
+            "s",
+            _quantiles("tandem_retriever_freshness_seconds", "origin"),
+        ),
+        Graph(
+            "Lag of live sources",
+            "How long ago a folder or a feed was last seen whole. Where it only grows, the log says why.",
+            "s",
+            [Query("max by (source) (tandem_retriever_source_lag_seconds)", "{{source}}")],
+        ),
+        Graph(
+            "Documents of jobs that wait",
+            "What jobs have accepted and not yet indexed.",
+            "short",
+            [Query("sum(tandem_retriever_job_documents_waiting)", "documents")],
         ),
     ],
 }
