@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from opentelemetry.trace import Tracer
@@ -13,38 +12,16 @@ from opentelemetry.trace import Tracer
 from services.embedder.domain import Computed, Limits, Model, ModelInfo, Timings, TokenizedText
 from services.embedder.engine.admission import Admission
 from services.embedder.engine.batching import BatchQueue, Entry
+from services.embedder.engine.items import Call, Item, demand, fail, refuse_long, without_repeats
+from services.embedder.engine.pace import Pace
 from services.embedder.engine.workers import Workers
 from services.embedder.metrics import EmbedderMetrics
-from tandem.errors import ConfigError, FieldViolation, Internal, InvalidInput, Overloaded, Unavailable
+from tandem.errors import ConfigError, Internal, Overloaded, Unavailable
 
 log = logging.getLogger(__name__)
 
 Input = TypeVar("Input", str, tuple[str, str])
 R = TypeVar("R")
-
-_MIN_RETRY_SECONDS = 0.1
-_MAX_RETRY_SECONDS = 30.0
-_RATE_MEMORY = 0.9
-"""Share of its weight that a batch keeps in the estimate of throughput with each batch after it."""
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    """Is one RPC's place in the queue."""
-
-    held: int = 0
-    """Tokens that the call holds in admission: its inputs that are being tokenised or wait for a batch."""
-
-
-@dataclass(eq=False, slots=True)
-class _Item(Generic[R]):
-    """Is one text or pair on its way to its result."""
-
-    call: _Call
-    tokens: TokenizedText
-    tokenize_seconds: float
-    enqueued: float
-    result: asyncio.Future[Computed[R]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Pipeline(Generic[Input, R]):
@@ -65,14 +42,13 @@ class Pipeline(Generic[Input, R]):
         self._metrics = metrics
         self._tracer = tracer
         self._model: Model[Input, R] | None = None
-        self._queue: BatchQueue[_Item[R]] = BatchQueue(
+        self._queue: BatchQueue[Item[R]] = BatchQueue(
             max_tokens=limits.max_batch_tokens, max_texts=limits.max_batch_texts
         )
         self._admission = Admission(max_tokens=limits.max_queue_tokens)
         self._arrival = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
-        self._recent_tokens = 0.0
-        self._recent_seconds = 0.0
+        self._pace = Pace(workers=limits.workers)
 
     @property
     def num_waiting(self) -> int:
@@ -100,7 +76,7 @@ class Pipeline(Generic[Input, R]):
         warm_up = await self._workers.tokenize(model.warm_up)
         started = time.perf_counter()
         await self._workers.compute(lambda: model.run(warm_up))
-        self._remember(sum(len(tokens.ids) for tokens in warm_up), time.perf_counter() - started)
+        self._pace.remember(sum(len(tokens.ids) for tokens in warm_up), time.perf_counter() - started)
         self._model = model
         self._runners = [
             asyncio.create_task(self._run(model), name=f"embedder-batches-{number}")
@@ -116,7 +92,7 @@ class Pipeline(Generic[Input, R]):
         if self._runners:
             await asyncio.wait(self._runners)
         while entries := self._queue.take():
-            _fail(entries, lambda: Unavailable("the embedder is stopping"))
+            fail(entries, lambda: Unavailable("the embedder is stopping"))
 
     async def compute(self, inputs: Sequence[Input], *, whole: Sequence[str] = ()) -> list[Computed[R]]:
         """Returns the results of ``inputs`` in their order.
@@ -125,16 +101,16 @@ class Pipeline(Generic[Input, R]):
         be, Overloaded when the queue is full, Unavailable while there is no model, Internal when the model fails.
         """
         model, arrived = self._ready(), time.perf_counter()
-        demand = _demand(model.info, inputs)
-        if excess := self._admission.excess(demand):
-            raise Overloaded("the embedder's queue is full", retry_after_s=self._seconds_for(excess))
-        self._admission.take(demand)
-        with self._in_queue(_Call(held=demand)) as call:
+        wanted = demand(model.info, inputs)
+        if excess := self._admission.excess(wanted):
+            raise Overloaded("the embedder's queue is full", retry_after_s=self._pace.seconds_for(excess))
+        self._admission.take(wanted)
+        with self._in_queue(Call(held=wanted)) as call:
             with self._tracer.start_as_current_span("embedder.tokenize", attributes={"num_texts": len(inputs)}):
                 tokenized = await self._workers.tokenize(lambda: model.tokenize(inputs))
             if whole:
-                _refuse_long(tokenized, whole, model.info)
-            waiting = self._enqueue(call, tokenized, demand=demand, arrived=arrived)
+                refuse_long(tokenized, whole, model.info)
+            waiting = self._enqueue(call, tokenized, demanded=wanted, arrived=arrived)
             computed = await asyncio.gather(*(item.result for item in waiting))
         self._trace(computed)
         return computed
@@ -149,7 +125,7 @@ class Pipeline(Generic[Input, R]):
         model = self._ready()
         results: asyncio.Queue[asyncio.Future[Computed[R]] | None] = asyncio.Queue()
         slots = asyncio.Semaphore(self._limits.max_stream_texts)
-        with self._in_queue(_Call()) as call:
+        with self._in_queue(Call()) as call:
 
             async def read() -> None:
                 try:
@@ -177,7 +153,7 @@ class Pipeline(Generic[Input, R]):
         return self._model
 
     @contextmanager
-    def _in_queue(self, call: _Call) -> Iterator[_Call]:
+    def _in_queue(self, call: Call) -> Iterator[Call]:
         """Takes what is left of the call out of the queue at the end, however it ends."""
         try:
             yield call
@@ -186,22 +162,22 @@ class Pipeline(Generic[Input, R]):
             self._admission.release(call.held)
             call.held = 0
 
-    async def _enqueue_one(self, model: Model[Input, R], call: _Call, one: Input) -> asyncio.Future[Computed[R]]:
-        arrived, demand = time.perf_counter(), _demand(model.info, [one])
-        await self._admission.wait(demand)
-        call.held += demand
+    async def _enqueue_one(self, model: Model[Input, R], call: Call, one: Input) -> asyncio.Future[Computed[R]]:
+        arrived, wanted = time.perf_counter(), demand(model.info, [one])
+        await self._admission.wait(wanted)
+        call.held += wanted
         tokenized = await self._workers.tokenize(lambda: model.tokenize([one]))
-        return self._enqueue(call, tokenized, demand=demand, arrived=arrived)[0].result
+        return self._enqueue(call, tokenized, demanded=wanted, arrived=arrived)[0].result
 
     def _enqueue(
-        self, call: _Call, tokenized: Sequence[TokenizedText], *, demand: int, arrived: float
-    ) -> list[_Item[R]]:
+        self, call: Call, tokenized: Sequence[TokenizedText], *, demanded: int, arrived: float
+    ) -> list[Item[R]]:
         self._ready()  # the engine may have stopped during tokenisation
-        correction = sum(len(tokens.ids) for tokens in tokenized) - demand
+        correction = sum(len(tokens.ids) for tokens in tokenized) - demanded
         call.held += correction
         self._admission.take(correction)
         now = time.perf_counter()
-        waiting: list[_Item[R]] = [_Item(call, tokens, now - arrived, now) for tokens in tokenized]
+        waiting: list[Item[R]] = [Item(call, tokens, now - arrived, now) for tokens in tokenized]
         self._queue.push(call, [(len(item.tokens.ids), item) for item in waiting])
         self._arrival.set()
         return waiting
@@ -220,19 +196,19 @@ class Pipeline(Generic[Input, R]):
                 self._admission.release(sum(entry.num_tokens for entry in entries))
                 await self._attempt(model, entries)
 
-    async def _attempt(self, model: Model[Input, R], entries: Sequence[Entry[_Item[R]]]) -> None:
+    async def _attempt(self, model: Model[Input, R], entries: Sequence[Entry[Item[R]]]) -> None:
         try:
             await self._infer(model, entries)
         except asyncio.CancelledError:
-            _fail(entries, lambda: Unavailable("the embedder is stopping"))
+            fail(entries, lambda: Unavailable("the embedder is stopping"))
             raise
         except Exception:  # a task root: whatever the model throws ends these calls, not the service
             log.exception("inference failed", extra={"num_texts": len(entries)})
             self._metrics.failed_batches.inc()
-            _fail(entries, lambda: Internal("the embedding model failed"))
+            fail(entries, lambda: Internal("the embedding model failed"))
 
-    async def _infer(self, model: Model[Input, R], entries: Sequence[Entry[_Item[R]]]) -> None:
-        batch, places = _without_repeats([entry.payload.tokens for entry in entries])
+    async def _infer(self, model: Model[Input, R], entries: Sequence[Entry[Item[R]]]) -> None:
+        batch, places = without_repeats([entry.payload.tokens for entry in entries])
         started = time.perf_counter()
         outputs = await self._workers.compute(lambda: model.run(batch))
         seconds = time.perf_counter() - started
@@ -245,11 +221,11 @@ class Pipeline(Generic[Input, R]):
                 item.result.set_result(Computed(outputs[place], entry.num_tokens, item.tokens.truncated, timings))
 
     def _record(
-        self, entries: Sequence[Entry[_Item[R]]], batch: Sequence[TokenizedText], *, pads: bool, seconds: float
+        self, entries: Sequence[Entry[Item[R]]], batch: Sequence[TokenizedText], *, pads: bool, seconds: float
     ) -> None:
         num_tokens, lengths = sum(entry.num_tokens for entry in entries), [len(tokens.ids) for tokens in batch]
         computed = max(lengths) * len(lengths) if pads else sum(lengths)
-        self._remember(num_tokens, seconds)
+        self._pace.remember(num_tokens, seconds)
         self._metrics.inference_seconds.observe(seconds)
         self._metrics.batch_texts.observe(len(entries))
         self._metrics.batch_tokens.observe(computed)
@@ -257,15 +233,6 @@ class Pipeline(Generic[Input, R]):
         self._metrics.tokens.inc(num_tokens)
         self._metrics.padding_tokens.inc(computed - sum(lengths))
         self._metrics.truncated_texts.inc(sum(entry.payload.tokens.truncated for entry in entries))
-
-    def _remember(self, num_tokens: int, seconds: float) -> None:
-        self._recent_tokens = _RATE_MEMORY * self._recent_tokens + num_tokens
-        self._recent_seconds = _RATE_MEMORY * self._recent_seconds + seconds
-
-    def _seconds_for(self, tokens: int) -> float:
-        """Estimates from recent batches how long the model takes for so many tokens."""
-        seconds = tokens * self._recent_seconds / self._recent_tokens / self._limits.workers
-        return min(max(seconds, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
 
     def _trace(self, computed: Sequence[Computed[R]]) -> None:
         """Writes the spans of the slowest input, which ended just now."""
@@ -275,39 +242,3 @@ class Pipeline(Generic[Input, R]):
         start = middle - round(slowest.queue * 1e9)
         self._tracer.start_span("embedder.queue", start_time=start).end(middle)
         self._tracer.start_span("embedder.infer", start_time=middle).end(end)
-
-
-def _without_repeats(tokens: Sequence[TokenizedText]) -> tuple[list[TokenizedText], list[int]]:
-    """Returns each different input once, and for each input the place of its equal among them."""
-    places: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
-    batch: list[TokenizedText] = []
-    found = []
-    for each in tokens:
-        place = places.setdefault((tuple(each.ids), tuple(each.types)), len(batch))
-        if place == len(batch):
-            batch.append(each)
-        found.append(place)
-    return batch, found
-
-
-def _demand(info: ModelInfo, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> int:
-    """Guesses the tokens of inputs before they are tokenised: about one for each character is the worst case."""
-    lengths = (len(each) if isinstance(each, str) else len(each[0]) + len(each[1]) + 1 for each in inputs)
-    return sum(min(info.max_tokens, length + 2) for length in lengths)
-
-
-def _refuse_long(tokenized: Sequence[TokenizedText], fields: Sequence[str], info: ModelInfo) -> None:
-    violations = [
-        FieldViolation(name, f"is longer than the {info.max_tokens} tokens that the model reads")
-        for name, tokens in zip(fields, tokenized, strict=True)
-        if tokens.truncated
-    ]
-    if violations:
-        raise InvalidInput(f"{len(violations)} of {len(tokenized)} texts are too long for the model", violations)
-
-
-def _fail(entries: Sequence[Entry[_Item[R]]], error: Callable[[], Exception]) -> None:
-    for entry in entries:
-        if not entry.payload.result.done():
-            entry.payload.result.set_exception(error())
-            entry.payload.result.exception()  # a stream that has already failed asks no more
