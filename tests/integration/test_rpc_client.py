@@ -166,6 +166,8 @@ async def test_the_rest_passes_through(prefix: str) -> None:
         Embed=embedder.EmbedResponse(embeddings=[embedder.Embedding(values=[1.0])]),
         GetEmbeddingModel=embedder.GetEmbeddingModelResponse(dimension=3),
         StreamEmbed=[embedder.StreamEmbedResponse(finished=embedder.EmbedFinished(num_embeddings=2))],
+        Rerank=embedder.RerankResponse(scores=[0.5]),
+        ClassifyPairs=embedder.ClassifyPairsResponse(labels=["entailment"]),
         Search=retriever.SearchResponse(passages=[{"document_id": "d"}]),
         GetDocument=retriever.GetDocumentResponse(text="t"),
         DeleteDocument=retriever.DeleteDocumentResponse(num_chunks=4),
@@ -197,6 +199,8 @@ async def test_the_rest_passes_through(prefix: str) -> None:
         assert (await use(address, embedding, "get_model")).dimension == 3
         (event,) = await use(address, embedding, "stream", endless() if prefix else ["a", "b"])
         assert event.finished.num_embeddings == 2
+        assert (await use(address, embedding, "rerank", "q", ["a"])).scores == [0.5]
+        assert (await use(address, embedding, "classify_pairs", [("a", "b")])).labels == ["entailment"]
         assert (await use(address, finding, "search", "q", top_k=7)).passages[0].document_id == "d"
         assert (await use(address, finding, "get_document", "d", include_text=True)).text == "t"
         assert await use(address, finding, "delete_document", "d") == 4
@@ -217,6 +221,8 @@ async def test_the_rest_passes_through(prefix: str) -> None:
         assert await use(address, auditing, "verify") == [chain]
     assert canned.asked["Embed"][0].texts == ["a", "b"]
     assert [request.text for request in canned.asked["StreamEmbed"]] == ["a", "b"]
+    assert canned.asked["Rerank"] == [embedder.RerankRequest(query="q", texts=["a"])]
+    assert canned.asked["ClassifyPairs"] == [embedder.ClassifyPairsRequest(pairs=[{"first": "a", "second": "b"}])]
     assert canned.asked["Search"][0].top_k == 7
     assert canned.asked["StreamGenerate"] == [generator.StreamGenerateRequest(request=prompt)]
     assert canned.asked["Score"] == [generator.ScoreRequest(items=[item], adapter="a", priority=batch)]
