@@ -1,6 +1,5 @@
 """Runs the embedder: ``python -m services.embedder``."""
 
-import os
 import sys
 
 from services.embedder.config import EmbedderConfig
@@ -8,6 +7,7 @@ from services.embedder.domain import Encoder, Limits, PairScorer
 from services.embedder.engine import Engine
 from services.embedder.metrics import EmbedderMetrics
 from services.embedder.servicer import SERVICE_NAME, EmbedderServicer
+from tandem.cores import usable_cores
 from tandem.rpc.server import App, Service, run
 from tandem.telemetry import Telemetry
 from tandem.v1.embedder_service_pb2_grpc import add_EmbedderServiceServicer_to_server
@@ -15,7 +15,7 @@ from tandem.v1.embedder_service_pb2_grpc import add_EmbedderServiceServicer_to_s
 
 async def build(config: EmbedderConfig, telemetry: Telemetry) -> App:
     """Wires the embedder."""
-    workers, threads = config.lanes(cores=len(os.sched_getaffinity(0)))
+    workers, threads = config.lanes(cores=usable_cores())
 
     # Imported in the model's thread: torch takes seconds, and health must answer meanwhile.
 
