@@ -11,6 +11,7 @@ from services.embedder.backend.folder import BUNDLED_MODEL, ModelFolder, find_fo
 from services.embedder.backend.pairs import CrossEncoder, LateInteraction
 from services.embedder.config import EmbedderConfig
 from services.embedder.domain import LATE_INTERACTION, Encoder, PairScorer
+from tandem.config import cache_home
 from tandem.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ def load_encoder(config: EmbedderConfig, *, workers: int, threads: int) -> Encod
         # Imported here, for it is an extra.
         from services.embedder.backend.openvino import OpenVinoEncoder
 
-        return OpenVinoEncoder(folder, precision=precision, workers=workers, threads=threads)
+        cache = (config.cache_dir or cache_home()) / "embedder-int8"
+        return OpenVinoEncoder(folder, precision=precision, workers=workers, threads=threads, cache=cache)
     return TorchEncoder(folder, precision=precision, device=config.device)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import importlib.metadata
 import io
 import logging
 import threading
@@ -19,12 +20,15 @@ from transformers import AutoModel
 
 from services.embedder.backend.encoder import TextTokenizer, vectors
 from services.embedder.backend.folder import ModelFolder, hash_weights
+from services.embedder.backend.kept import kept
 from services.embedder.domain import ModelInfo, TokenizedText, Vector
 from tandem.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 _CALIBRATION = Path(__file__).with_name("calibration.txt")
+_MAKERS = ("openvino", "nncf", "torch", "transformers")
+_FILE = "model.xml"
 _STEPS = ((32, 8), (128, 16), (1 << 20, 32))
 """Up to so many tokens a batch is filled up to a multiple of so many: each new shape costs OpenVINO milliseconds."""
 
@@ -33,23 +37,23 @@ class OpenVinoEncoder(TextTokenizer):
     """Implements the Encoder port: one request of the compiled model for each thread that calls ``run``.
 
     int8 is made here from the folder's weights: weights by output channel, activations by ranges seen on the
-    calibration texts, outliers moved into the weights (SmoothQuant, arXiv 2211.10438), all by nncf.
+    calibration texts, outliers moved into the weights (SmoothQuant, arXiv 2211.10438), all by nncf. It is kept in
+    ``cache``.
     """
 
-    def __init__(self, folder: ModelFolder, *, precision: str, workers: int, threads: int) -> None:
+    def __init__(self, folder: ModelFolder, *, precision: str, workers: int, threads: int, cache: Path) -> None:
         super().__init__(folder)
         self._folder = folder
+        self._core = _package("openvino").Core()
         sha256 = hash_weights(folder.weights)
-        model = self._convert(folder)
-        if precision == "int8":
-            model = self._quantise(model)
+        model = self._kept_int8(sha256, cache) if precision == "int8" else self._convert(folder)
         hint = "f32" if precision == "fp32" or not torch.cpu.get_capabilities().get("avx512_bf16") else "bf16"
         options = {
             "INFERENCE_PRECISION_HINT": hint,
             "INFERENCE_NUM_THREADS": workers * threads,
             "NUM_STREAMS": workers,
         }
-        self._compiled = _package("openvino").Core().compile_model(model, "CPU", options)
+        self._compiled = self._core.compile_model(model, "CPU", options)
         self._of_thread = threading.local()
         self.info = ModelInfo(
             name=folder.name,
@@ -65,6 +69,19 @@ class OpenVinoEncoder(TextTokenizer):
             self._of_thread.request = self._compiled.create_infer_request()
         inputs = self._inputs(batch)
         return vectors(self._of_thread.request.infer(inputs, share_inputs=True)[0])
+
+    def _kept_int8(self, sha256: str, cache: Path) -> Any:
+        folder = self._folder
+        about = [(folder.weights / name).read_text(encoding="utf-8") for name in ("config.json", "tokenizer.json")]
+        settings = [folder.pooling, str(folder.max_tokens), str(folder.lower_case)]
+        texts = _CALIBRATION.read_text(encoding="utf-8")
+        return kept(
+            cache,
+            [sha256, *about, *settings, texts, *(f"{name} {_version(name)}" for name in _MAKERS)],
+            make=lambda: self._quantise(self._convert(folder)),
+            write=lambda model, to: _package("openvino").save_model(model, to / _FILE, compress_to_fp16=False),
+            read=lambda found: self._core.read_model(found / _FILE),
+        )
 
     def _convert(self, folder: ModelFolder) -> Any:
         model = AutoModel.from_pretrained(
@@ -128,6 +145,16 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(
-            f"the backend openvino needs more: pip install 'tandem[embedder-openvino]' ({error})"
-        ) from None
+        raise _needs_more(error) from None
+
+
+def _version(name: str) -> str:
+    # Asked of the installation: to import nncf takes seconds.
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise _needs_more(error) from None
+
+
+def _needs_more(error: ImportError) -> ConfigError:
+    return ConfigError(f"the backend openvino needs more: pip install 'tandem[embedder-openvino]' ({error})")
