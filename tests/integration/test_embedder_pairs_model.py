@@ -1,41 +1,20 @@
 """Cross-encoders of random weights, beside what transformers computes from the same folder; late interaction."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from services.embedder.backend import load_classifier, load_encoder, load_reranker
 from services.embedder.config import EmbedderConfig
 from services.embedder.domain import LATE_INTERACTION
 from tandem.errors import ConfigError
+from tests.fakes.cross_encoder import write_cross_encoder
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{number}" for number in range(50))]
 PAIRS = [("w1 w2", "w3"), ("w4 " * 40, "w5 w6"), ("w7", "w8 " * 40), ("w9", "nowhere w1 w2 w3 w4")]
-
-
-def write_cross_encoder(folder: Path, *, labels: int, position: int = 32) -> Path:
-    folder.mkdir()
-    names = [f"label {number}" for number in range(labels)]
-    config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=position, num_labels=labels, id2label=dict(enumerate(names)),
-        label2id={name: number for number, name in enumerate(names)}, initializer_range=0.5,
-    )  # fmt: skip
-    torch.manual_seed(1)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "model_max_length": position}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about))
-    return folder
 
 
 def expected(folder: Path) -> torch.Tensor:
