@@ -1,20 +1,23 @@
-"""Swaps the edition of a running collection and asks the same questions, as arXiv 2005.11401 does in section 4.5.
+"""Swaps the edition of a running collection and asks the same questions, as arXiv 2005.11401 does in section 4.5:
+`make bench-hot-swap`, see README.md. Exits with 1 unless answers follow the promoted snapshot.
 
 A generated table names who held each office in each of two years. Both editions are kept, each in force in its year; a
 snapshot reads the documents as of its year. With each snapshot live, the questions are scored by whether the top
-passage names the holder of either year. Run with `python -m benchmarks.hot_swap`; prints a JSON object.
+passage names the holder of either year.
 """
 
 import argparse
 import asyncio
-import json
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from benchmarks import report
 from benchmarks.retriever_embedder import bag_of_words, embedder
 from benchmarks.retriever_server import Retriever, model_embedder
 from tandem.client import AsyncRetrieverClient, Upload
@@ -23,6 +26,7 @@ from tandem.v1 import retriever_service_pb2 as retriever
 YEARS = (2016, 2018)
 _OFFICES = ("prime minister", "governor", "mayor", "chief justice", "head of the central bank", "chancellor")
 _DIMENSION = 384
+_FAR = 0.5  # between the shares of matched and of mismatched questions
 
 
 def facts(number: int, *, seed: int) -> list[tuple[str, dict[int, str]]]:
@@ -69,7 +73,7 @@ async def _share(client: AsyncRetrieverClient, table: list[tuple[str, dict[int, 
     return right / len(table)
 
 
-async def measure(client: AsyncRetrieverClient, table: list[tuple[str, dict[int, str]]]) -> dict[str, object]:
+async def measure(client: AsyncRetrieverClient, table: list[tuple[str, dict[int, str]]]) -> dict[str, Any]:
     """Returns the share of right answers for each live snapshot and year asked about, and how long promotions took."""
     async for _ in client.ingest(editions(table), timeout=600):
         pass
@@ -85,9 +89,38 @@ async def measure(client: AsyncRetrieverClient, table: list[tuple[str, dict[int,
     return {"facts": len(table), "share_by_live_and_year": shares, "promotion_seconds": seconds}
 
 
-async def _main(options: argparse.Namespace) -> None:
+def follows(measured: dict[str, Any]) -> bool:
+    """Tells whether, whichever edition is live, its own questions are answered far more often than the other's."""
+    shares = measured["share_by_live_and_year"]
+    return all(
+        shares[str(live)][str(live)] - shares[str(live)][str(other)] >= _FAR
+        for live in YEARS
+        for other in YEARS
+        if live != other
+    )
+
+
+def page(measured: dict[str, Any], *, embedded_by: str, seed: int) -> str:
+    """Returns what was measured as Markdown."""
+    shares = measured["share_by_live_and_year"]
+    rows = [
+        f"| {live} | {' | '.join(f'{shares[str(live)][str(year)]:.1%}' for year in YEARS)} | {1e3 * seconds:.0f} ms |"
+        for live, seconds in zip(YEARS, measured["promotion_seconds"], strict=True)
+    ]
+    years = " | ".join(f"holders of {year}" for year in YEARS)
+    verdict = "Answers follow" if follows(measured) else "FAULT: answers do not follow"
+    return "\n".join([
+        "# Hot swap: one collection, two editions", "",
+        f"{verdict} the promoted snapshot. {measured['facts']} offices with another holder in each year, embedded by "
+        f"{embedded_by}, seed {seed}; the share of questions whose top passage names the holder of a year.", "",
+        f"| live snapshot | {years} | promotion took |", f"|---|{'---|' * len(YEARS)}---|", *rows, "",
+    ])  # fmt: skip
+
+
+async def _main(options: argparse.Namespace) -> int:
+    about = report.conditions()
     table = facts(options.facts, seed=options.seed)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="tandem-hot-swap-") as folder:
         home = Path(folder)
         settings = (
             {"CREDENTIAL_FILE": str(home / "retriever.token")} if options.model else {"DIMENSION": str(_DIMENSION)}
@@ -101,11 +134,12 @@ async def _main(options: argparse.Namespace) -> None:
                     measured = await measure(client, table)
             finally:
                 await server.stop()
-    print(
-        json.dumps(
-            {"embedder": "model" if options.model else "bag of words", "seed": options.seed, **measured}, indent=1
-        )
-    )
+    embedded_by = "the bundled model" if options.model else "bags of words"
+    told = page(measured, embedded_by=embedded_by, seed=options.seed)
+    print(told)
+    data = {"embedder": embedded_by, "seed": options.seed, **measured}
+    print(report.write("hot-swap", about, told, data, folder=options.output))
+    return 0 if follows(measured) else 1
 
 
 def _options() -> argparse.Namespace:
@@ -113,8 +147,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--facts", type=int, default=82, help="offices; the paper asks 82 questions")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--model", action="store_true", help="embed with the bundled model instead of bags of words")
+    parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the results")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(_options()))
+    sys.exit(asyncio.run(_main(_options())))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -22,7 +21,14 @@ from tandem.supervisor import Spec, Supervisor, free_port
 
 _SERVICE = "tandem.v1.RetrieverService"
 _START_S, _STOP_S, _PROBE_S = 120.0, 60.0, 0.05
-_PR_SET_PDEATHSIG = 1
+# Becomes the retriever, which dies with its parent. Nothing of this runs between fork and exec: gRPC serves in the
+# parent, and a child forked from its threads may end or hang before it is another program.
+_RETRIEVER = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+os.execv(sys.executable, [sys.executable, "-m", "services.retriever"])
+"""
 _OURS = ("TANDEM_", "RETRIEVER_", "EMBEDDER_", "OTEL_")
 DATABASE = "milvus.db"
 BENCH = Principal("bench", "bench", groups=frozenset({"staff"}), roles=frozenset({"user", "editor", "platform"}))
@@ -73,9 +79,9 @@ class Retriever:
         """Starts the process."""
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.retriever",
+                sys.executable, "-S", "-c", _RETRIEVER,
                 env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True, preexec_fn=_die_with_parent,
+                start_new_session=True,
             )  # fmt: skip
 
     async def start(self) -> float:
@@ -150,7 +156,3 @@ async def model_embedder(home: Path, settings: Mapping[str, str]) -> AsyncIterat
 
 def _inherited() -> dict[str, str]:
     return {key: value for key, value in inherited_environment().items() if not key.startswith(_OURS)}
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
