@@ -238,7 +238,13 @@ async def test_a_bulletin_and_a_price_are_found_seconds_after_they_appear(tmp_pa
             (tmp_path / "storm.new").write_text("# Storm\n\nCover for storm begins at once.")
             os.rename(tmp_path / "storm.new", bulletins / "storm.md")
             await until(shows("price diesel", "The price of diesel is 168."))
-            (storm,) = (await house.alice.Search(pb.SearchRequest(query="storm cover"))).passages
+
+            async def has_storm() -> bool:
+                return len(await texts(house.alice, "storm cover")) == 1
+
+            await until(has_storm)
+            request = pb.SearchRequest(query="storm cover", mode=pb.SEARCH_MODE_SPARSE)
+            (storm,) = (await house.alice.Search(request)).passages
             assert (storm.document_id, storm.title) == ("bulletins.storm.md", "Storm")
             assert await texts(house.bea, "storm diesel") == []
             (bulletins / "hail.md").write_text("Hail is covered.")
