@@ -13,8 +13,6 @@ from transformers import AutoModel, PreTrainedModel
 from services.embedder.backend.folder import ModelFolder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_MAX_SCORES = 1 << 20
-"""Attention scores computed at once: what fits a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -153,17 +151,13 @@ class Bert:
         out = qkv.new_empty(qkv.shape[0], self.dimension)
         at = 0
         for rows, length in shapes:
-            step = max(1, _MAX_SCORES // (heads * length * length))
-            for start in range(0, rows, step):
-                n = min(step, rows - start)
-                end = at + n * length
-                split = qkv[at:end].view(n, length, 3, heads, size).permute(2, 0, 3, 1, 4)
-                query, key, value = split.reshape(3, n * heads, length, size).unbind()
-                scores = torch.bmm(query, key.transpose(1, 2))  # (n * heads, T, T)
-                weights = torch.softmax(scores, -1, dtype=torch.float32).to(self._dtype)
-                mixed = torch.bmm(weights, value).view(n, heads, length, size).transpose(1, 2)
-                out[at:end].view(n, length, heads, size).copy_(mixed)
-                at = end
+            end = at + rows * length
+            split = qkv[at:end].view(rows, length, 3, heads, size).permute(2, 0, 3, 1, 4)  # (3, rows, heads, T, size)
+            query, key, value = split.unbind()
+            # Scaled already: see _layer.
+            mixed = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+            out[at:end].view(rows, length, heads, size).copy_(mixed.transpose(1, 2))
+            at = end
         return out
 
 
