@@ -17,6 +17,7 @@ from benchmarks.runner import ROOT
 
 _OWN = ("docs", "services", "examples/company/documents")
 Matrix: TypeAlias = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+Rows: TypeAlias = "Sequence[array[float]] | Matrix"
 _LONGEST = 1_500  # characters
 
 
@@ -64,7 +65,7 @@ def draw(texts: Sequence[str], number: int, *, seed: int) -> list[str]:
     return Random(seed).sample(different, min(number, len(different)))  # noqa: S311
 
 
-def matrix(rows: Sequence["array[float]"]) -> Matrix:
+def matrix(rows: Rows) -> Matrix:
     """Returns vectors of unit length as rows."""
     found: Matrix = np.array(rows, dtype=np.float32)
     found /= np.linalg.norm(found, axis=1, keepdims=True)
@@ -77,7 +78,7 @@ def cosines(rows: Sequence["array[float]"], reference: Sequence["array[float]"])
     return float(found.mean()), float(found.min())
 
 
-def ndcg_at_10(texts: Texts, passages: Sequence["array[float]"], queries: Sequence["array[float]"]) -> float:
+def ndcg_at_10(texts: Texts, passages: Rows, queries: Rows) -> float:
     """Returns the mean nDCG@10 of an exact search, by the gains of trec_eval."""
     scores = matrix(queries) @ matrix(passages).T
     total = 0.0
