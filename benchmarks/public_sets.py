@@ -117,6 +117,7 @@ SETS = {
         policyqa,
         "legal: privacy policies, questions about sites that were not trained on",
         prepare=("--recipe", "raft", "--test-share", "0.4"),
+        run=("--epochs", "0.4"),
     ),
     "pubmedqa": TrainingSet(
         pubmedqa,

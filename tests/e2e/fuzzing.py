@@ -1,13 +1,15 @@
 """Malformed, hostile and oversized input for every RPC, each case worked out from a seed and its number alone.
 
-The cases of a method are of these kinds: random bytes; the bytes of a good message with a few of them changed; a
-message built from its descriptor with hostile values; good messages out of order, for streams; one beyond the limit.
+A good call comes first. Then the cases of a method are of these kinds: random bytes; the bytes of a good message with a
+few of them changed; a message built from its descriptor with hostile values; good messages out of order, for streams;
+one beyond the limit.
 """
 
 import random
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
@@ -104,10 +106,13 @@ class Case:
 
 
 def make(seed: int, number: int) -> Case:
-    """Returns case `number` of a seed; the methods take turns."""
+    """Returns case `number` of a seed; the methods take turns, each with a good call first."""
     rng = random.Random(f"{seed}/{number}")
     method = list(METHODS)[number % len(METHODS)]
     descriptor = METHODS[method][1]
+    if number < len(METHODS):
+        rows = [_COSTLY[descriptor.name]] if descriptor.name in _COSTLY else _TEMPLATES.get(descriptor.name, [{}])
+        return Case(number, method, "good", [_message(descriptor, row) for row in rows])
     kinds = ["bytes", "mutated", "hostile", "hostile", "hostile", "metadata"] + (
         ["frames"] * 3 if descriptor.client_streaming else []
     )
@@ -166,7 +171,11 @@ def _good(rng: random.Random, method: MethodDescriptor, count: int) -> Iterator[
     if method.name in _COSTLY and rng.random() < 0.03:
         rows = [_COSTLY[method.name]]
     for index in range(count):
-        yield GetMessageClass(method.input_type)(**rows[index % len(rows)]).SerializeToString()
+        yield _message(method, rows[index % len(rows)])
+
+
+def _message(method: MethodDescriptor, row: dict[str, Any]) -> bytes:
+    return GetMessageClass(method.input_type)(**row).SerializeToString()
 
 
 def _oversized(rng: random.Random, method: MethodDescriptor, count: int) -> Iterator[bytes]:

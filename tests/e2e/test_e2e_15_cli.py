@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.e2e.stack import Stack, environment
+from tests.e2e.stack import COMPANY, Stack, environment
 
 TANDEM = str(Path(sys.executable).parent / "tandem")
 
@@ -102,6 +102,15 @@ async def test_the_models_can_be_asked_directly(stack: Stack) -> None:
     assert (await tandem(stack, "embed", "one", "two", "--as", "alice"))[0] == 0
     assert (await tandem(stack, "generate", "Say yes.", "--max-tokens", "3", "--as", "alice"))[0] == 0
     assert (await tandem(stack, "policies", "--as", "alice"))[0] == 0
+
+
+async def test_promoting_what_is_in_use_changes_nothing(stack: Stack) -> None:
+    aliases = COMPANY / "adapters" / "halden" / "answers" / "aliases.json"
+    before = aliases.read_text()
+    version = json.loads(before)["stable"]
+    status, _, err = await tandem(stack, "adapters", "promote", "answers", "--version", version, "--as", "erin")
+    assert (status, err) == (0, "")
+    assert aliases.read_text() == before
 
 
 async def test_a_second_stack_on_the_same_folder_is_refused(stack: Stack) -> None:

@@ -55,7 +55,7 @@ CALLS = [
         "generator",
         "GeneratorService/Sample",
         '{"request": {"text": "One, two,", "sampling": {"max_tokens": 2}}, "num_samples": 2}',
-        "semantic_entropy",
+        "num_clusters",
         0,
     ),
     ("generator", "GeneratorService/LoadAdapter", '{"name": "answers"}', "PermissionDenied", 64 + 7),

@@ -15,6 +15,7 @@ from services.generator.backend.checkpoint import Checkpoint
 from services.generator.backend.llama import Llama
 from services.generator.backend.runner import PagedRunner
 from services.generator.backend.weights import weights_sha256
+from services.generator.domain.steps import NotLoaded
 from tests.fakes.adapter_versions import publish
 from tests.fakes.generator_adapters import unsigned
 from tests.fakes.generator_driver import Chaos, Job
@@ -104,7 +105,7 @@ def test_a_prefix_that_was_unloaded_computes_nothing(folder: Path) -> None:
     adapter = unsigned(folder / "halden" / "short", runner.adapters.shapes())
     runner.adapters.load(adapter)
     runner.adapters.unload(adapter.key)
-    with pytest.raises(KeyError):
+    with pytest.raises(NotLoaded):
         Chaos(runner, seed=0).run([Job(prompt=[-1, -2, -3, 5], num_tokens=1, adapter=adapter.key)])
 
 

@@ -1,6 +1,6 @@
 """Runs all arms on the test split and puts together what is known about a candidate.
 
-The arms are a baseline without a model, the base model with its best prompt,
+The arms are baselines without a model, the base model with its best prompt,
 the candidate, and what is in use; each without and with passages, where the
 dataset has both. All arms answer the same questions.
 """
@@ -42,7 +42,7 @@ def evaluate(
     run = _Run(dataset, settings, on_progress)
     started = time.monotonic()
     run.base(base())
-    run.baseline()
+    run.baselines()
     run.tuned("fine-tuned", candidate())
     if incumbent is not None:
         run.tuned("incumbent", incumbent())
@@ -67,11 +67,11 @@ class _Run:
         elif self._recipe == "style":
             self._scorer = scores.StyleScorer()
 
-    def baseline(self) -> None:
+    def baselines(self) -> None:
         """Measures what needs no model; comes after the base model, from which the judge of a style learns."""
         own = self._forms[own_suffix(self._recipe)]
-        name, answers = scores.baseline(self._recipe, own["test"], self._dataset.train)
-        self._arms[name] = self._scored("no model", answers, own["test"])
+        for name, answers in scores.baselines(self._recipe, own["test"], self._dataset.train).items():
+            self._arms[name] = self._scored("no model", answers, own["test"])
 
     def base(self, answerer: Answerer) -> None:
         """Finds the base model's best prompt for each form and measures it."""
@@ -103,7 +103,7 @@ class _Run:
             if name != chosen
         }
         required = [f"{name}{suffix}" for name in ("incumbent", "base") if f"{name}{suffix}" in self._arms]
-        required.append(next(name for name, arm in self._arms.items() if arm.prompt == "no model"))
+        required += [name for name, arm in self._arms.items() if arm.prompt == "no model"]
         forgetting = self._perplexity["fine-tuned"] / self._perplexity["base"]
         verdict = decide(
             metric=metric,

@@ -1,5 +1,6 @@
 """Scores answers by what they are for: questions, classes, texts in a style; one value for each example."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -161,13 +162,14 @@ class StyleClassifier:
         return [float(label) for label in self._model.predict(list(texts))] if texts else []
 
 
-def baseline(recipe: str, examples: Sequence[Example], train: Sequence[Example]) -> tuple[str, list[str]]:
-    """Returns what costs nothing: the name and the answers of a baseline without a model."""
+def baselines(recipe: str, examples: Sequence[Example], train: Sequence[Example]) -> dict[str, list[str]]:
+    """Returns what costs nothing: the answers of each baseline without a model, by its name."""
+    if recipe == "classification":
+        counts = Counter(example.answer for example in train)
+        most = max(sorted(counts), key=counts.__getitem__)
+        return {"most frequent class": [most] * len(examples)}
     asked = [example.messages[-1].content.rpartition("Question: ")[2] for example in examples]
-    if recipe != "classification":
-        return ("echo the brief" if recipe == "style" else "echo the question"), asked
-    counts: dict[str, int] = {}
-    for example in train:
-        counts[example.answer] = counts.get(example.answer, 0) + 1
-    most = max(sorted(counts), key=counts.__getitem__)
-    return "most frequent class", [most] * len(examples)
+    found = {"echo the brief" if recipe == "style" else "echo the question": asked}
+    if recipe == "raft":
+        found["always abstain"] = [ABSTENTION] * len(examples)
+    return found

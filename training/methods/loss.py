@@ -5,6 +5,7 @@ shared by the rows of the batch. Both save more than half of a step on a
 processor where questions are short.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from tandem.scoring import mean
 from training.methods.batches import Encoded
 
 _IGNORE = -100
@@ -27,15 +29,26 @@ def summed_loss(model: Any, batch: Sequence[Encoded], prefix: int) -> tuple[Tens
 
 
 @torch.no_grad()
-def held_out(model: Any, batch: Sequence[Encoded], prefix: int) -> tuple[float, int, int]:
-    """Returns the same, and how many of the answers the model would give word for word.
+def held_out(model: Any, batch: Sequence[Encoded], prefix: int) -> tuple[float, int, list[bool]]:
+    """Returns the same, and of each answer whether the model would give it word for word.
 
     Where each token of an answer is the likeliest after those before it, greedy decoding says that very answer.
     """
     logits, labels, rows = _answer_logits(model, batch, prefix)
     loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
     missed = set(rows[logits.argmax(-1) != labels].tolist())
-    return float(loss), len(labels), len(batch) - len(missed)
+    return float(loss), len(labels), [row not in missed for row in range(len(batch))]
+
+
+def share_exact(rows: Sequence[Encoded], exact: Sequence[bool]) -> float:
+    """Returns the share of answers that were given word for word, as the mean over different answers.
+
+    Who says the same to everything, an abstention or the most frequent class, gets no more for it than for one other.
+    """
+    given: dict[tuple[int, ...], list[bool]] = defaultdict(list)
+    for row, right in zip(rows, exact, strict=True):
+        given[row.target].append(right)
+    return mean([mean(rights) for rights in given.values()])
 
 
 def _answer_logits(model: Any, batch: Sequence[Encoded], prefix: int) -> tuple[Tensor, Tensor, Tensor]:

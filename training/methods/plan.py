@@ -83,8 +83,8 @@ class Method:
     )
     keep: str = setting(
         "best",
-        help="which weights a run ends with: those that say most validation answers word for word (the lowest loss "
-        "decides between equals), or the last",
+        help="which weights a run ends with: those that say most validation answers word for word, equal answers "
+        "counted once (the lowest loss decides between equals), or the last",
         choices=("best", "last"),
     )
     checkpoint_steps: int = setting(

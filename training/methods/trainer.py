@@ -17,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 
 from training.methods.batches import Encoded, by_length, shared_prefix
 from training.methods.checkpoints import Checkpoints
-from training.methods.loss import held_out, summed_loss
+from training.methods.loss import held_out, share_exact, summed_loss
 from training.methods.models import computing
 from training.methods.plan import Method, MethodError
 from training.methods.watch import Standing, Watch
@@ -107,14 +107,17 @@ class TandemTrainer(Trainer):  # type: ignore[misc]
     def validate(self) -> tuple[float, float]:
         """Returns the validation split's mean loss over answer tokens, and its share of answers said word for word."""
         prefix = shared_prefix(self._validation)
-        total, count, exact = 0.0, 0, 0
+        total, count = 0.0, 0
+        rows, exact = list[Encoded](), list[bool]()
         self.model.eval()
         with computing(self.model, self._method):
             for batch in by_length(self._validation, self._method):
-                loss, tokens, right = held_out(self.model, [self._validation[index] for index in batch], prefix)
-                total, count, exact = total + loss, count + tokens, exact + right
+                some = [self._validation[index] for index in batch]
+                loss, tokens, right = held_out(self.model, some, prefix)
+                total, count = total + loss, count + tokens
+                rows, exact = rows + some, exact + right
         self.model.train()
-        return total / count, exact / len(self._validation)
+        return total / count, share_exact(rows, exact)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Returns 0: nobody reads the estimate."""

@@ -26,7 +26,7 @@ class Progress:
     validation_loss: float | None
     """The latest; None without a validation split."""
     validation_exact: float | None
-    """The latest share of validation answers that the model would give word for word."""
+    """The latest share of different validation answers that the model would give word for word."""
     best_step: int | None
     tokens_per_second: float
     elapsed_s: float

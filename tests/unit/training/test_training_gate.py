@@ -123,6 +123,18 @@ def test_raft_is_judged_with_passages_and_pays_for_answers_that_no_passage_holds
     assert found.verdict.accepted
 
 
+def test_a_reader_that_only_learnt_to_abstain_is_no_better_than_always_abstaining(tmp_path: Path) -> None:
+    def abstaining(messages: Sequence[Message]) -> str:
+        return ABSTENTION
+
+    data = dataset(tmp_path / "data", "raft")
+    found = evaluate(data, base=lambda: FakeAnswerer(ignorant), candidate=lambda: FakeAnswerer(abstaining))
+    assert found.gains["base + passages"].low > 0
+    assert found.gains["always abstain"].value == 0
+    assert not found.verdict.accepted
+    assert any("over always abstain: the interval does not lie above zero" in told for told in found.verdict.reasons)
+
+
 @pytest.mark.parametrize(
     ("incumbent", "perplexity", "settings", "reason"),
     [

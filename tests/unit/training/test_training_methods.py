@@ -15,7 +15,7 @@ from tests.fakes.generator_model import write_model
 from tests.fakes.training_runs import example
 from training.methods import Method, MethodError, models
 from training.methods.batches import Encoded, by_length, encode, encode_all, evenly, schedule, shared_prefix
-from training.methods.loss import held_out, summed_loss
+from training.methods.loss import held_out, share_exact, summed_loss
 from training.methods.watch import num_evaluations, num_evaluations_in
 
 token_lists = st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple)
@@ -145,6 +145,13 @@ def test_the_loss_is_summed_over_answer_tokens_whatever_is_shared() -> None:
         assert count == sum(len(row.target) for row in BATCH)
 
 
+def test_saying_the_same_to_everything_counts_as_one_answer() -> None:
+    rows = [Encoded((1,), (9,)), Encoded((2,), (9,)), Encoded((3,), (4, 5)), Encoded((4,), (6,))]
+    assert share_exact(rows, [True, True, False, False]) == pytest.approx(1 / 3)
+    assert share_exact(rows, [False, False, True, True]) == pytest.approx(2 / 3)
+    assert share_exact(rows, [True, False, True, True]) == pytest.approx(2.5 / 3)
+
+
 def test_an_answer_counts_where_greedy_decoding_gives_it_word_for_word() -> None:
     model, prompt = tiny(), (5, 6, 7)
     said = list(prompt)
@@ -152,8 +159,8 @@ def test_an_answer_counts_where_greedy_decoding_gives_it_word_for_word() -> None
         said.append(int(model(torch.tensor([said])).logits[0, -1].argmax()))
     right = Encoded(prompt, tuple(said[3:]))
     wrong = Encoded(prompt, (*said[3:5], (said[5] + 1) % 64))
-    assert held_out(model, [right, wrong], 2)[1:] == (6, 1)
-    assert held_out(model, [wrong], 2)[2] == 0
+    assert held_out(model, [right, wrong], 2)[1:] == (6, [True, False])
+    assert held_out(model, [wrong], 2)[2] == [False]
     assert held_out(model, [right, wrong], 2)[0] == pytest.approx(
         float(summed_loss(model, [right, wrong], 2)[0].detach())
     )
