@@ -90,6 +90,7 @@ def measured(chosen: TrainingSet, work: Path, options: argparse.Namespace) -> di
         train("evaluate", str(run), *most, *seed, "--no-incumbent", *chosen.evaluate, allowed=(0, REJECTED))
     found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    del record["base"]["path"]  # says something about this machine alone; its hash names the model
     return {"about": chosen.about, "evaluation": found, "run": record}
 
 
@@ -163,7 +164,7 @@ def _trained(run: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures the sets one after the other and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the public sets")
+    parser.add_argument("--data", type=Path, help="folder of the public sets; the sample company's need none")
     parser.add_argument("--only", default="", help="sets, by name: " + ", ".join([*SETS, *COMPANY]))
     parser.add_argument("--questions", type=int, default=300, help="most test questions of each set; 0 for all")
     parser.add_argument("--seed", type=int, default=17)
@@ -174,6 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = options.only.split(",") if options.only else list(known)
     if unknown := [name for name in wanted if name not in known]:
         parser.error(f"no such set: {', '.join(unknown)}")
+    if options.data is None and (public := [name for name in wanted if name in SETS]):
+        parser.error(f"--data is needed for {', '.join(public)}")
     about = report.conditions()
     found: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
