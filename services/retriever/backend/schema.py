@@ -3,7 +3,7 @@
     <name>_s_<key>     a snapshot, one row a chunk: what searches filter by, the text, the dense and the BM25 vector
     <name>_documents   one row a document: its header, the version that is live, and the snapshots that have it
     <name>_texts       extracted texts and their outlines in parts, for a VARCHAR ends at 65,535 bytes
-    <name>_meta        the schema's version, the snapshots, and intents of writes that are under way
+    <name>_meta        the schema's version, the catalogue of snapshots, and what is known of writes under way
 
 Milvus wants a vector in every collection; those that need none have two zeros.
 """
@@ -92,7 +92,7 @@ def _check_version(client: Any, names: Names, *, timeout: float) -> None:
     rows = client.get(names.meta, ids=["schema"], output_fields=["value"], timeout=timeout)
     if not rows:
         row = {"id": "schema", "value": json.dumps({"version": SCHEMA_VERSION}), "created": 0, "vector": NO_VECTOR}
-        client.upsert(names.meta, [row], timeout=timeout)
+        client.insert(names.meta, [row], timeout=timeout)
     elif (held := json.loads(rows[0]["value"])["version"]) != SCHEMA_VERSION:
         raise ConfigError(
             f"collection {names.meta!r} has schema version {held}, this retriever speaks {SCHEMA_VERSION}. Run the "

@@ -1,12 +1,14 @@
 """The catalogue of snapshots in <name>_meta, and the collections that hold their chunks.
 
-A row for each snapshot and one, "live", that points: promoting is one upsert of that row. A collection is made before
-its row and removed before its row is, so that no row ever names one that is not there.
+The catalogue is one row. A change, promoting for one, inserts the next with a higher number, which counts from then on,
+and then removes the earlier ones: an insertion is one step on every Milvus, replacing a row is not. A collection is
+made before a catalogue names it and removed before none does any more, so that none names one that is not there.
 """
 
 import json
 import logging
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +25,6 @@ log = logging.getLogger(__name__)
 _OPEN_TIMEOUT_S = 60.0
 # A search of another replica has ended by then, and it has long read that the snapshot is gone.
 _GRACE_US = 60 * 1_000_000
-_FROM_POINTER = (SnapshotState.LIVE, SnapshotState.RETIRED)
 
 
 class SnapshotRows:
@@ -93,10 +94,10 @@ class SnapshotRows:
     def opened(self, client: Any) -> None:
         """Reads the catalogue, or makes that of a new collection, and readies what it names."""
         timeout = _OPEN_TIMEOUT_S
-        if not client.get(self._names.meta, ids=["live"], output_fields=["id"], timeout=timeout):
+        if not self._rows(client, timeout=timeout):
             first = Catalogue({INITIAL: self._initial()}, INITIAL)
             self._make(client, first.live, timeout=timeout)
-            self._write(client, None, first, timeout=timeout)
+            self._write(client, first, after=[], timeout=timeout)
         catalogue = self.read(client, timeout=timeout)
         named = {self._names.chunks_of(key) for key in catalogue.snapshots}
         for name in client.list_collections(timeout=timeout):
@@ -113,33 +114,30 @@ class SnapshotRows:
 
     def read(self, client: Any, *, timeout: float) -> Catalogue:
         """Reads the catalogue."""
-        where = 'id > "snapshot/" and id < "snapshot0"'
-        rows = client.query(self._names.meta, filter=where, limit=1000, output_fields=["value"], timeout=timeout)
-        (pointer,) = client.get(self._names.meta, ids=["live"], output_fields=["value"], timeout=timeout)
-        self.catalogue = _catalogue([json.loads(row["value"]) for row in rows], json.loads(pointer["value"]))
+        self.catalogue = _from_json(self._rows(client, timeout=timeout)[-1]["value"])
         return self.catalogue
 
     def change(self, client: Any, decide: Callable[[Catalogue], Catalogue], *, timeout: float) -> Catalogue:
         """Makes what decide returns the catalogue."""
-        old = self.read(client, timeout=timeout)
-        new = decide(old)
-        self._write(client, old, new, timeout=timeout)
+        rows = self._rows(client, timeout=timeout)
+        new = decide(_from_json(rows[-1]["value"]))
+        self._write(client, new, after=[str(row["id"]) for row in rows], timeout=timeout)
         self.catalogue = new
         return new
 
-    def _write(self, client: Any, old: Catalogue | None, new: Catalogue, *, timeout: float) -> None:
-        before = old.snapshots if old else {}
-        changed = [one for key, one in new.snapshots.items() if before.get(key) != one]
-        rows = [_row(one) for one in changed if one.state is not SnapshotState.DROPPED]
-        # What the pointer names must be there before it points, and what it named must stay until then.
-        pointer = _pointer(new)
-        if old is None or pointer != _pointer(old):
-            rows.append(pointer)
-        rows += [_row(one) for one in changed if one.state is SnapshotState.DROPPED]
-        for row in rows:
-            client.upsert(self._names.meta, [row], timeout=timeout)
-        if gone := [f"snapshot/{key}" for key in before if key not in new.snapshots]:
-            client.delete(self._names.meta, ids=gone, timeout=timeout)
+    def _rows(self, client: Any, *, timeout: float) -> list[Any]:
+        """Returns the catalogues that are there, the one that counts last."""
+        where = 'id > "catalogue/" and id < "catalogue0"'
+        rows = client.query(self._names.meta, filter=where, limit=1000, output_fields=["id", "value"], timeout=timeout)
+        return sorted(rows, key=lambda row: str(row["id"]))
+
+    def _write(self, client: Any, new: Catalogue, *, after: list[str], timeout: float) -> None:
+        number = 1 + (int(after[-1].split("/")[1]) if after else 0)
+        row_id = f"catalogue/{number:012d}/{uuid.uuid4().hex}"
+        row = {"id": row_id, "value": _to_json(new), "created": time.time_ns() // 1000, "vector": NO_VECTOR}
+        client.insert(self._names.meta, [row], timeout=timeout)
+        if after:
+            client.delete(self._names.meta, ids=after, timeout=timeout)
 
     def _make(self, client: Any, snapshot: Snapshot, *, timeout: float) -> None:
         name = self._names.chunks_of(snapshot.key)
@@ -149,36 +147,17 @@ class SnapshotRows:
         client.load_collection(name, timeout=timeout)
 
 
-def _row(snapshot: Snapshot) -> dict[str, Any]:
-    value = asdict(snapshot)
-    del value["promote_time"]  # the pointer's to tell, as is which of the whole ones is live or was
-    value["state"] = (SnapshotState.READY if snapshot.state in _FROM_POINTER else snapshot.state).value
-    key = f"snapshot/{snapshot.key}"
-    return {"id": key, "value": json.dumps(value), "created": snapshot.create_time, "vector": NO_VECTOR}
+def _to_json(catalogue: Catalogue) -> str:
+    snapshots = [{**asdict(one), "state": one.state.value} for one in catalogue.snapshots.values()]
+    return json.dumps({"live": catalogue.live_key, "previous": catalogue.previous_key, "snapshots": snapshots})
 
 
-def _pointer(catalogue: Catalogue) -> dict[str, Any]:
-    promoted = {key: one.promote_time for key, one in catalogue.snapshots.items() if one.promote_time is not None}
-    retired = [key for key, one in catalogue.snapshots.items() if one.state is SnapshotState.RETIRED]
-    value = {
-        "live": catalogue.live_key,
-        "previous": catalogue.previous_key,
-        "promoted": promoted,
-        "retired": retired,
-    }
-    return {"id": "live", "value": json.dumps(value), "created": 0, "vector": NO_VECTOR}
+def _from_json(text: str) -> Catalogue:
+    value = json.loads(text)
+    snapshots = {row["key"]: _snapshot(row) for row in value["snapshots"]}
+    return Catalogue(snapshots, value["live"], value["previous"])
 
 
-def _catalogue(rows: list[dict[str, Any]], pointer: dict[str, Any]) -> Catalogue:
-    snapshots = {}
-    for row in rows:
-        state, key = SnapshotState(row["state"]), row["key"]
-        if key == pointer["live"]:
-            state = SnapshotState.LIVE
-        elif state is SnapshotState.READY and key in pointer["retired"]:
-            state = SnapshotState.RETIRED
-        model = EmbeddingModel(**row["model"]) if row["model"] else None
-        promoted = pointer["promoted"].get(key)
-        snapshots[key] = Snapshot(**{**row, "state": state, "model": model, "promote_time": promoted})
-    previous = pointer["previous"]
-    return Catalogue(snapshots, pointer["live"], previous if previous in snapshots else None)
+def _snapshot(row: dict[str, Any]) -> Snapshot:
+    model = EmbeddingModel(**row["model"]) if row["model"] else None
+    return Snapshot(**{**row, "state": SnapshotState(row["state"]), "model": model})

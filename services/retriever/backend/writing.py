@@ -4,6 +4,10 @@ A document's chunks and text carry its version in their keys; the document's row
 snapshots that have chunks of it, and changing that one row is what makes them visible. A write therefore goes: intent,
 chunks and text, document rows, removal of the old versions' rows, removal of the intent. The intent tells the next
 write, or the next start, which rows to remove.
+
+Milvus Lite replaces a row in two steps, each of them whole: it removes the old one and then inserts the new. Killed in
+between it has neither. So what document rows are replaced by is kept beside the intent, and a row that is missing
+though it was to be replaced is inserted from there.
 """
 
 import asyncio
@@ -79,13 +83,16 @@ class Writing:
             rows = document_rows(client, names, ids, timeout=timeout)
             old = [_footprint(self._document(row), row["id"]) for row in rows]
             old = [footprint for footprint in old if footprint[:2] not in versions]
-            intents = self._intend(client, [*old, *new], timeout=timeout)
+            replaced = {row["id"] for row in rows}
+            flip = [document_to_row(document) for document in fresh]
+            redo = [row for row in flip if row["id"] in replaced]
+            intents = self._intend(client, [*old, *new], redo, timeout=timeout)
             # Inserting is several times cheaper; after a death in between, rows may be there already.
             write = client.insert if run == 1 else client.upsert
             _write(write, names.texts, rows_of_texts, timeout=timeout)
             for key in written:
                 _write(write, names.chunks_of(key), rows_of_chunks[key], timeout=timeout)
-            client.upsert(names.documents, [document_to_row(document) for document in fresh], timeout=timeout)
+            client.upsert(names.documents, flip, timeout=timeout)
             self._erase(client, old, timeout=timeout)
             _delete(client, names.meta, intents, timeout=timeout)
 
@@ -110,7 +117,7 @@ class Writing:
                 rows_of_documents.append(document_to_row(replace(held, cuts={**cuts, key: cut_of(chunks)})))
                 rows_of_chunks += chunk_rows(document, chunks)
                 footprints.append(Footprint(row_id, document.version, ((key, len(chunks)),), 0))
-            intents = self._intend(client, footprints, timeout=timeout)
+            intents = self._intend(client, footprints, rows_of_documents, timeout=timeout)
             _write(client.upsert, names.chunks_of(key), rows_of_chunks, timeout=timeout)
             _write(client.upsert, names.documents, rows_of_documents, timeout=timeout)
             _delete(client, names.meta, intents, timeout=timeout)
@@ -125,7 +132,7 @@ class Writing:
             self._snapshots.current(client, timeout=timeout)
             found = document_rows(client, self._names, [row], timeout=timeout)
             footprints = {_footprint(self._document(item), row) for item in found} | {_footprint(document, row)}
-            intents = self._intend(client, sorted(footprints), timeout=timeout)
+            intents = self._intend(client, sorted(footprints), (), timeout=timeout)
             _delete(client, self._names.documents, [row], timeout=timeout)
             self._erase(client, footprints, timeout=timeout)
             _delete(client, self._names.meta, intents, timeout=timeout)
@@ -169,6 +176,7 @@ class Writing:
         where = f'id > "intent/" and id < "intent0" and created <= {until:d}'
         timeout = _SETTLE_TIMEOUT_S
         client = self._connection.newest(client)  # what is not read as live is removed
+        self._redo(client, timeout=timeout)
         while rows := client.query(
             self._names.meta, filter=where, limit=100, output_fields=["id", "value"], timeout=timeout
         ):
@@ -182,18 +190,36 @@ class Writing:
                 _delete(client, self._names.meta, [row["id"]], timeout=timeout)
                 log.info("settled an interrupted write", extra={"versions_removed": len(stale)})
 
+    def _redo(self, client: Any, *, timeout: float) -> None:
+        """Inserts the rows of documents that a crash has cut off between the removal of the old and the new one."""
+        documents, meta = self._names.documents, self._names.meta
+        where = 'id > "redo/" and id < "redo0"'
+        while kept := client.query(meta, filter=where, limit=100, output_fields=["id", "value"], timeout=timeout):
+            redone = {row["id"]: row for row in (self._from_redo(one) for one in kept)}
+            there = {row["id"] for row in document_rows(client, self._names, list(redone), timeout=timeout)}
+            if missing := [row for row_id, row in redone.items() if row_id not in there]:
+                client.insert(documents, missing, timeout=timeout)
+                log.info("wrote rows again that were cut off while they were replaced", extra={"rows": len(missing)})
+            _delete(client, meta, [one["id"] for one in kept], timeout=timeout)
+
+    def _from_redo(self, kept: Any) -> dict[str, Any]:
+        row, _, version = str(kept["id"]).removeprefix("redo/").rpartition("/")
+        return document_to_row(self._document({"id": row, "version": version, "record": kept["value"]}))
+
     def _document(self, row: Any) -> StoredDocument:
         return row_to_document(row, live=self._snapshots.catalogue.live_key)
 
-    def _intend(self, client: Any, footprints: Sequence[Footprint], *, timeout: float) -> list[str]:
-        """Records which versions a write touches; returns the intents' keys."""
-        now = _now()
+    def _intend(
+        self, client: Any, footprints: Sequence[Footprint], redo: Sequence[Mapping[str, Any]], *, timeout: float
+    ) -> list[str]:
+        """Records which versions a write touches and what it replaces documents' rows by; returns the records' keys."""
         rows = [
-            {"id": f"intent/{uuid.uuid4().hex}", "value": json.dumps(some), "created": now, "vector": NO_VECTOR}
+            _meta_row(f"intent/{uuid.uuid4().hex}", json.dumps(some))
             for some in slices(footprints, _DOCUMENTS_PER_INTENT)
         ]
-        if rows:
-            client.insert(self._names.meta, rows, timeout=timeout)
+        if self._connection.embedded:  # a server replaces a row in one step
+            rows += [_meta_row(f"redo/{row['id']}/{row['version']}", row["record"]) for row in redo]
+        _write(client.insert, self._names.meta, rows, timeout=timeout)
         return [str(row["id"]) for row in rows]
 
     def _erase(self, client: Any, footprints: Iterable[Footprint], *, timeout: float) -> None:
@@ -212,6 +238,10 @@ class Writing:
 
 def _now() -> int:
     return time.time_ns() // 1000
+
+
+def _meta_row(row_id: str, value: str) -> dict[str, Any]:
+    return {"id": row_id, "value": value, "created": _now(), "vector": NO_VECTOR}
 
 
 def _write(write: Callable[..., Any], name: str, rows: Sequence[Mapping[str, Any]], *, timeout: float) -> None:

@@ -92,7 +92,7 @@ async def test_a_document_that_was_prepared_before_a_snapshot_is_in_it() -> None
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-@pytest.mark.parametrize("changes", range(5))
+@pytest.mark.parametrize("changes", range(7))
 async def test_nothing_is_left_of_a_build_that_was_killed_when_its_document_goes(changes: int, replaced: bool) -> None:
     milvus = FakeMilvus()
     async with alive(milvus, builds=False) as life:
@@ -112,7 +112,58 @@ async def test_nothing_is_left_of_a_build_that_was_killed_when_its_document_goes
         left = pieces(SHORT) if replaced else []
         assert await found(life, "next") == left
         assert rows(milvus, life) == len(left)
-        assert len(milvus.collections["tandem_meta"]) == 4  # the schema, the pointer, two snapshots; no intent
+        assert len(milvus.collections["tandem_meta"]) == 2  # the schema and the catalogue; nothing of a write
+
+
+@pytest.mark.parametrize("changes", range(8))
+async def test_a_replacement_that_was_killed_leaves_each_document_in_its_old_or_its_new_version(changes: int) -> None:
+    milvus = FakeMilvus()
+    async with alive(milvus) as life:
+        await put(life, d=LONG, e="Shared paragraph of e.")
+        old = await found(life)
+        life.client.budget = changes
+        writing = asyncio.create_task(put(life, d=SHORT))
+        await dead(life)
+        writing.cancel()
+        await asyncio.wait([writing])
+    async with alive(milvus) as life:
+        texts = await found(life)
+        assert texts in (old, [SHORT, "Shared paragraph of e."])
+        assert len(milvus.collections["tandem_s_initial"]) == len(texts)
+        assert len(milvus.collections["tandem_meta"]) == 2
+
+
+@pytest.mark.parametrize("changes", range(8))
+async def test_a_build_that_was_killed_leaves_its_documents_where_they_were_and_goes_on(changes: int) -> None:
+    milvus = FakeMilvus()
+    async with alive(milvus, builds=False) as life:
+        await put(life, d=LONG)
+        await create(life)
+        await asked(life)
+        life.client.budget = changes
+        life.builds.gate.set()
+        await dead(life)
+    async with alive(milvus) as life:
+        assert await found(life) != []
+        await life.settled()
+        assert await found(life, "next") == pieces(LONG)
+
+
+@pytest.mark.parametrize("changes", range(2))
+async def test_a_promotion_that_was_killed_leaves_one_snapshot_live(changes: int) -> None:
+    milvus = FakeMilvus()
+    async with alive(milvus) as life:
+        await put(life, d=LONG)
+        await create(life)
+        await life.settled()
+        life.client.budget = changes
+        with pytest.raises(Killed):
+            await life.keeper.promote("next")
+    async with alive(milvus) as life:
+        assert life.store.catalogue.live.snapshot_id == ("next" if changes else "initial")
+        await life.keeper.promote("next")
+        assert await found(life) == pieces(LONG)
+        assert len(milvus.collections["tandem_meta"]) == 2
 
 
 @pytest.mark.parametrize("changes", range(2))
