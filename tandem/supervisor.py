@@ -6,7 +6,6 @@ order. On Linux a service dies with the supervisor even when that is killed with
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import json
 import logging
@@ -27,9 +26,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tandem.errors import ConfigError
 
 log = logging.getLogger(__name__)
-_PR_SET_PDEATHSIG = 1
 _MAX_BACKOFF_S, _STEADY_S, _MAX_FAILED_STARTS, _PROBE_S = 10.0, 30.0, 3, 0.2
 _CONFIG_FAULT = 2  # the exit status of a service that was configured wrongly
+# Becomes the module that it is told, which dies with the process that started it. None of this runs between fork and
+# exec: gRPC's threads are at work in the supervisor, and a child that is forked from them may hang on their locks.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.executable, [sys.executable, "-m", sys.argv[2]])
+"""
 
 
 @dataclass(frozen=True)
@@ -132,9 +139,9 @@ class Supervisor:
         spec = child.spec
         with self.log_file(spec.name).open("ab") as output:
             child.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", f"services.{spec.name}",
+                *_command(f"services.{spec.name}"),
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=dict(spec.environment),
-                start_new_session=True, preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                start_new_session=True,
             )  # fmt: skip
         probing = asyncio.create_task(self._probe(child))
         try:
@@ -219,8 +226,10 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _command(module: str) -> list[str]:
+    if sys.platform != "linux":
+        return [sys.executable, "-m", module]
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), module]
 
 
 def _message(line: str) -> str:
