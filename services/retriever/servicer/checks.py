@@ -79,9 +79,16 @@ def header(message: pb.DocumentHeader) -> tuple[Header, TandemError | None]:
         attributes=dict(message.attributes),
     )
     if result.media_type not in MEDIA_TYPES.values():
-        named = repr(result.media_type) if message.media_type else "of this file name"
-        return result, Unreadable("UNSUPPORTED_MEDIA_TYPE", f"the media type {named} is not supported")
+        return result, Unreadable("UNSUPPORTED_MEDIA_TYPE", _unknown_media_type(message))
     return result, None
+
+
+def _unknown_media_type(message: pb.DocumentHeader) -> str:
+    endings = f"a source that ends in {', '.join(MEDIA_TYPES)}"
+    if message.media_type:
+        known = ", ".join(sorted(set(MEDIA_TYPES.values())))
+        return f"the media type {message.media_type!r} is not supported; known are {known}; or give none, and {endings}"
+    return f"the source does not tell what the document is; give {endings}, or a media type"
 
 
 def _header_bytes(message: pb.DocumentHeader) -> int:

@@ -1,4 +1,4 @@
-"""What Search refuses, field by field, and what it makes of what it takes."""
+"""What requests are refused for, field by field, and what is made of what is taken."""
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -116,3 +116,16 @@ def test_everything_that_is_asked_for_is_taken_over() -> None:
 )
 def test_what_a_fusion_leaves_open_is_the_default(message: pb.Fusion, fusion: object) -> None:
     assert checks.wish(pb.SearchRequest(query="x", fusion=message)).fusion == fusion
+
+
+def test_whoever_sends_what_cannot_be_read_learns_what_can() -> None:
+    _, error = checks.header(pb.DocumentHeader(document_id="a", source="a.md", media_type="image/png"))
+    assert error is not None
+    assert "'image/png' is not supported; known are application/pdf, " in error.message
+    assert "text/markdown" in error.message
+    _, error = checks.header(pb.DocumentHeader(document_id="a", source="a.png"))
+    assert error is not None
+    assert error.reason == "UNSUPPORTED_MEDIA_TYPE"
+    assert "give a source that ends in .md, .markdown, .txt" in error.message
+    assert "media type" in error.message
+    assert checks.header(pb.DocumentHeader(document_id="a", source="a", media_type="text/plain"))[1] is None
