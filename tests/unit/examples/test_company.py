@@ -92,6 +92,15 @@ def test_manifest_names_every_document_once(manifest: dict[str, dict[str, Any]])
     assert all(f"documents/{entry['tenant']}/" in entry["path"] for entry in manifest.values())
 
 
+def test_somebody_may_do_each_thing() -> None:
+    people = json.loads((COMPANY / "principals.json").read_text())
+    may = {(role, row["tenant"]) for row in people.values() for role in row["roles"]}
+    assert may >= {(role, tenant) for role in ("editor", "auditor", "operator") for tenant in ("halden", "brightwater")}
+    # Whoever runs what all tenants share reads no more of one than anybody there, and changes nothing of it.
+    (platform,) = (row for row in people.values() if "platform" in row["roles"])
+    assert (platform["groups"], platform["roles"]) == ([], ["user", "platform"])
+
+
 def test_corpus_has_five_formats_two_tenants_and_three_groups(manifest: dict[str, dict[str, Any]]) -> None:
     formats = Counter(Path(entry["path"]).suffix for entry in manifest.values())
     assert set(formats) == {".md", ".txt", ".html", ".pdf", ".docx"}
