@@ -5,6 +5,7 @@ from typing import Any
 
 from services.retriever.backend.connection import MilvusConnection, has_no_words_yet
 from services.retriever.backend.keys import document_row, in_view, literal, visible
+from services.retriever.backend.known import KnownDocuments
 from services.retriever.backend.rows import (
     CHUNK_FIELDS,
     DOCUMENT_FIELDS,
@@ -26,27 +27,36 @@ from tandem.security import Principal
 
 ROWS_PER_CALL = 250
 _TEXTS_PER_CALL = 32
+_KEPT_CHARACTERS = 4_096  # of a document's record, which bounds what all that are kept take up
 
 
 class Reading:
     """Reads the collections."""
 
-    def __init__(self, connection: MilvusConnection, names: Names, snapshots: SnapshotRows) -> None:
+    def __init__(
+        self, connection: MilvusConnection, names: Names, snapshots: SnapshotRows, known: KnownDocuments
+    ) -> None:
         self._connection = connection
         self._names = names
         self._snapshots = snapshots
+        self._known = known
 
     async def live(self, keys: Sequence[DocumentKey]) -> dict[DocumentKey, StoredDocument]:
         """Returns the live versions of those documents that exist."""
         if not keys:
             return {}
-        by_row = {document_row(key): key for key in keys}
-
-        def do(client: Any, timeout: float) -> list[Any]:
-            return document_rows(client, self._names, list(by_row), timeout=timeout)
-
-        rows = await self._connection.call(do)
-        return {by_row[row["id"]]: self._document(row) for row in rows}
+        by_row, live = {document_row(key): key for key in keys}, self._snapshots.catalogue.live_key
+        found = self._known.of(by_row, live=live)
+        missing = [row for row in by_row if row not in found]
+        if missing:
+            with self._known.reading(live=live) as read:
+                for row in await self._connection.call(
+                    lambda client, timeout: document_rows(client, self._names, missing, timeout=timeout)
+                ):
+                    found[row["id"]] = row_to_document(row, live=live)
+                    if len(row["record"]) <= _KEPT_CHARACTERS:
+                        read[row["id"]] = found[row["id"]]
+        return {by_row[row]: document for row, document in found.items()}
 
     async def page(self, principal: Principal, *, after: str, limit: int) -> list[StoredDocument]:
         """Returns documents past the id `after`; Milvus gives the rows of a limited query by primary key."""

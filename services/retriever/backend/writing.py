@@ -16,12 +16,14 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from services.retriever.backend.connection import MilvusConnection
 from services.retriever.backend.keys import document_row, part_rows
+from services.retriever.backend.known import KnownDocuments
 from services.retriever.backend.reading import ROWS_PER_CALL, document_rows, slices
 from services.retriever.backend.rows import chunk_rows, cut_of, document_to_row, num_parts, row_to_document, text_rows
 from services.retriever.backend.schema import NO_VECTOR, Names
@@ -50,10 +52,13 @@ class Footprint(NamedTuple):
 class Writing:
     """Writes the collections, one write of this process at a time."""
 
-    def __init__(self, connection: MilvusConnection, names: Names, snapshots: SnapshotRows) -> None:
+    def __init__(
+        self, connection: MilvusConnection, names: Names, snapshots: SnapshotRows, known: KnownDocuments
+    ) -> None:
         self._connection = connection
         self._names = names
         self._snapshots = snapshots
+        self._known = known
         self._broken_off = 0  # when a write has last failed half done, until that is settled
         self._lock = asyncio.Lock()  # a version that is being replaced must not be removed at the same time
 
@@ -96,7 +101,7 @@ class Writing:
             self._erase(client, old, timeout=timeout)
             _delete(client, names.meta, intents, timeout=timeout)
 
-        await self._change(do)
+        await self._change(do, [document_row(new.document.key) for new in documents])
 
     async def fill(self, key: str, filling: Sequence[tuple[StoredDocument, Sequence[NewChunk]]]) -> None:
         """Writes chunks of versions that are there already into one more snapshot."""
@@ -122,7 +127,7 @@ class Writing:
             _write(client.upsert, names.documents, rows_of_documents, timeout=timeout)
             _delete(client, names.meta, intents, timeout=timeout)
 
-        await self._change(do)
+        await self._change(do, by_row)
 
     async def remove(self, document: StoredDocument) -> None:
         """Removes a document; its row goes first, and with it every chunk from sight."""
@@ -137,7 +142,7 @@ class Writing:
             self._erase(client, footprints, timeout=timeout)
             _delete(client, self._names.meta, intents, timeout=timeout)
 
-        await self._change(do)
+        await self._change(do, [row])
 
     async def change(self, decide: Callable[[Catalogue], Catalogue]) -> Catalogue:
         """Makes what decide returns the catalogue; no other write of this process runs meanwhile."""
@@ -152,10 +157,12 @@ class Writing:
         def do(client: Any, timeout: float) -> None:
             self._snapshots.change(client, once, timeout=timeout)
 
-        await self._change(do)
+        await self._change(do, ())
         return self._snapshots.catalogue
 
-    async def _change(self, do: Callable[[Any, float], None]) -> None:
+    async def _change(self, do: Callable[[Any, float], None], rows: Iterable[str]) -> None:
+        """Runs a write of documents, named by their rows."""
+
         def settled(client: Any, timeout: float) -> None:
             grace = 0 if self._connection.embedded else _GRACE_US
             if self._broken_off and self._broken_off + grace <= _now():
@@ -166,7 +173,8 @@ class Writing:
             self._broken_off = before
 
         async with self._lock:
-            await self._connection.call(settled)
+            with self._known.changing(rows):
+                await _to_the_end(self._connection.call(settled))
 
     # -- inside a call: blocking, in a thread ------------------------------------------------------------------------
 
@@ -234,6 +242,20 @@ class Writing:
         for key in kept & chunks.keys():
             _delete(client, self._names.chunks_of(key), chunks[key], timeout=timeout)
         _delete(client, self._names.texts, texts, timeout=timeout)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Awaits work that must not go on behind the back of a caller who was cancelled: it ends first."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # nobody waits for it any more
+        raise
 
 
 def _now() -> int:

@@ -37,6 +37,7 @@ from tandem.security import Principal
 
 _ROUNDS = 3  # rankings are read again, and deeper, while stale hits and duplicates leave too few passages
 _MIN_DEPTH, _MAX_DEPTH = 40, 1_000
+_SPARE = 6  # hits that may be stale or duplicates without another round
 _CONSIDERED = 64  # candidates that reranking and diversity choose from, more only if more are asked for
 
 
@@ -152,7 +153,7 @@ class Searcher:
         """Returns what may be returned, best first, and the documents it is from."""
         wish = run.wish
         fusion = (wish.fusion or self._defaults.fusion) if run.mode is Mode.HYBRID else ReciprocalRank()
-        depth = max(4 * wish.top_k, _MIN_DEPTH)
+        depth = self._depth(run)
         for number in range(_ROUNDS):
             dense, sparse = await self._rankings(run, vector, depth=depth)
             exhausted = len(dense) < depth and len(sparse) < depth
@@ -165,8 +166,18 @@ class Searcher:
             # A stale hit may mean that a document was replaced between ranking and check: look once more.
             if (full and number > 0) or (num_stale == 0 and (full or exhausted)):
                 break
-            depth = min(4 * depth, _MAX_DEPTH)
+            depth = min(4 * max(depth, _MIN_DEPTH), _MAX_DEPTH)
         return candidates, live
+
+    def _depth(self, run: _Run) -> int:
+        """Returns how deep to rank at first: what is neither fused nor reranked needs room for what is dropped."""
+        top_k = run.wish.top_k
+        if run.mode is Mode.HYBRID or run.wish.diversity > 0 or self._reranks(run.wish):
+            return max(4 * top_k, _MIN_DEPTH)
+        return top_k + _SPARE
+
+    def _reranks(self, wish: Wish) -> bool:
+        return self._defaults.rerank if wish.rerank is None else wish.rerank
 
     async def _rankings(self, run: _Run, vector: Vector, *, depth: int) -> tuple[list[Hit], list[Hit]]:
         async def dense() -> list[Hit]:
@@ -204,7 +215,7 @@ class Searcher:
         """Returns the top_k candidates as reranker and diversity choose."""
         wish = run.wish
         considered = candidates[: max(wish.top_k, min(4 * wish.top_k, _CONSIDERED))]
-        if considered and (self._defaults.rerank if wish.rerank is None else wish.rerank):
+        if considered and self._reranks(wish):
             with run.timed("rerank"):
                 scores = await self._embedder.rerank(wish.query, [item.hit.text for item in considered])
             scored = zip(considered, scores, strict=True)
