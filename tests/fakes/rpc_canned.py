@@ -36,7 +36,7 @@ class Canned:
 
     def _unary(self, method: str):
         async def answer(servicer, request, context):
-            self.asked[method].append(request)
+            await self._keep(method, request)
             given = self._answers[method]
             given = given.pop(0) if isinstance(given, list) else given
             if isinstance(given, Exception):
@@ -47,10 +47,7 @@ class Canned:
 
     def _streaming(self, method: str):
         async def answer(servicer, request, context) -> AsyncIterator[Message]:
-            if hasattr(request, "__aiter__"):
-                self.asked[method] += [item async for item in request]
-            else:
-                self.asked[method].append(request)
+            await self._keep(method, request)
             given = self._answers[method]
             for item in given if isinstance(given, list) else [given]:
                 if isinstance(item, Exception):
@@ -58,3 +55,9 @@ class Canned:
                 yield item
 
         return answer
+
+    async def _keep(self, method: str, request: Message | AsyncIterator[Message]) -> None:
+        if hasattr(request, "__aiter__"):
+            self.asked[method] += [item async for item in request]
+        else:
+            self.asked[method].append(request)

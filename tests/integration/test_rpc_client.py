@@ -116,7 +116,8 @@ async def test_a_client_waits_no_longer_than_it_was_told(prefix: str) -> None:
 @TWINS
 async def test_documents_are_cut_into_frames(prefix: str) -> None:
     done = retriever.IngestDocumentsResponse(finished=retriever.IngestFinished(num_indexed=2))
-    canned = Canned(IngestDocuments=[done])
+    taken = retriever.IngestJob(job_id="j1", num_documents=2)
+    canned = Canned(IngestDocuments=[done], CreateIngestJob=retriever.CreateIngestJobResponse(job=taken))
     big = bytes(range(256)) * 5000
     uploads = [
         sdk.Upload("a", "a.txt", big, groups=("g",), valid_until=datetime(2026, 1, 1), attributes={"k": "v"}),
@@ -124,7 +125,10 @@ async def test_documents_are_cut_into_frames(prefix: str) -> None:
     ]
     async with hosted(canned.app()) as address:
         assert await use(address, f"{prefix}RetrieverClient", "ingest", uploads) == [done]
+        assert await use(address, f"{prefix}RetrieverClient", "create_job", uploads) == taken
     frames = canned.asked["IngestDocuments"]
+    of_a_job = canned.asked["CreateIngestJob"]
+    assert [(frame.header, frame.data) for frame in of_a_job] == [(frame.header, frame.data) for frame in frames]
     headers = [frame.header for frame in frames if frame.HasField("header")]
     assert [header.document_id for header in headers] == ["a", "b"]
     assert (list(headers[0].groups), dict(headers[0].attributes)) == (["g"], {"k": "v"})
@@ -143,7 +147,15 @@ async def test_lists_are_read_to_the_last_page(prefix: str) -> None:
     documents = [retriever.Document(document_id=name) for name in "abc"]
     adapters = [generator.Adapter(name=name) for name in "abc"]
     records = [audit.AuditRecord(sequence=number) for number in (3, 2, 1)]
+    jobs = [retriever.IngestJob(job_id=name) for name in "cba"]
+    results = [retriever.IngestResult(document_id=name) for name in "abc"]
+    snapshots = [retriever.Snapshot(snapshot_id=name) for name in "cba"]
+    differences = [retriever.DocumentDifference(document_id=name) for name in "abc"]
     canned = Canned(
+        ListIngestJobs=pages(retriever.ListIngestJobsResponse, "jobs", jobs),
+        ListIngestJobResults=pages(retriever.ListIngestJobResultsResponse, "results", results),
+        ListSnapshots=pages(retriever.ListSnapshotsResponse, "snapshots", snapshots),
+        DiffSnapshot=pages(retriever.DiffSnapshotResponse, "differences", differences),
         ListDocuments=pages(retriever.ListDocumentsResponse, "documents", documents),
         ListAdapters=pages(generator.ListAdaptersResponse, "adapters", adapters),
         ListAuditRecords=pages(audit.ListAuditRecordsResponse, "records", records),
@@ -153,8 +165,17 @@ async def test_lists_are_read_to_the_last_page(prefix: str) -> None:
         assert await use(address, f"{prefix}RetrieverClient", "list_documents") == documents
         assert await use(address, f"{prefix}GeneratorClient", "list_adapters") == adapters
         assert await use(address, f"{prefix}AuditClient", "list_records", start=start) == records
-    for method in ("ListDocuments", "ListAdapters", "ListAuditRecords"):
-        assert [request.page_token for request in canned.asked[method]] == ["", "p2", "p3"]
+        finding = f"{prefix}RetrieverClient"
+        assert await use(address, finding, "list_jobs") == jobs
+        assert await use(address, finding, "list_job_results", "j1", rejected_only=True) == results
+        assert await use(address, finding, "list_snapshots") == snapshots
+        assert await use(address, finding, "diff_snapshot", "next") == differences
+    assert len(canned.asked) == 7
+    for requests in canned.asked.values():
+        assert [request.page_token for request in requests] == ["", "p2", "p3"]
+    wanted = [(request.job_id, request.rejected_only) for request in canned.asked["ListIngestJobResults"]]
+    assert wanted == [("j1", True)] * 3
+    assert {request.snapshot_id for request in canned.asked["DiffSnapshot"]} == {"next"}
     assert {request.start_time.seconds for request in canned.asked["ListAuditRecords"]} == {int(start.timestamp())}
 
 
@@ -234,6 +255,68 @@ async def test_the_rest_passes_through(prefix: str) -> None:
     assert canned.asked["SetAdapterCanary"] == [generator.SetAdapterCanaryRequest(name="a", share=0.5, version="v")]
 
 
+@TWINS
+async def test_jobs_and_snapshots_are_named_and_told(prefix: str) -> None:
+    job, snapshot = retriever.IngestJob(job_id="j1"), retriever.Snapshot(snapshot_id="next")
+    canned = Canned(
+        GetIngestJob=retriever.GetIngestJobResponse(job=job),
+        CancelIngestJob=retriever.CancelIngestJobResponse(job=job),
+        CreateSnapshot=retriever.CreateSnapshotResponse(snapshot=snapshot),
+        GetSnapshot=retriever.GetSnapshotResponse(snapshot=snapshot),
+        PromoteSnapshot=retriever.PromoteSnapshotResponse(snapshot=snapshot),
+        RollBackSnapshot=retriever.RollBackSnapshotResponse(snapshot=snapshot),
+        DeleteSnapshot=retriever.DeleteSnapshotResponse(),
+    )
+    more = {"chunk_characters": 200, "analyzer": "standard", "as_of": datetime(2026, 1, 31, tzinfo=UTC)}
+    async with hosted(canned.app()) as address:
+        client = f"{prefix}RetrieverClient"
+        assert await use(address, client, "get_job", "j1") == job
+        assert await use(address, client, "cancel_job", "j1") == job
+        assert await use(address, client, "create_snapshot", "next", **more) == snapshot
+        assert await use(address, client, "create_snapshot", "next") == snapshot
+        assert await use(address, client, "get_snapshot", "next") == snapshot
+        assert await use(address, client, "promote_snapshot", "next") == snapshot
+        assert await use(address, client, "roll_back_snapshot") == snapshot
+        assert await use(address, client, "delete_snapshot", "next") is None
+    assert [canned.asked[method][0].job_id for method in ("GetIngestJob", "CancelIngestJob")] == ["j1", "j1"]
+    full, plain = canned.asked["CreateSnapshot"]
+    assert (full.chunk_characters, full.analyzer) == (200, "standard")
+    assert full.as_of.ToDatetime(UTC) == more["as_of"]
+    assert plain == retriever.CreateSnapshotRequest(snapshot_id="next")
+    for method in ("GetSnapshot", "PromoteSnapshot", "DeleteSnapshot"):
+        assert [request.snapshot_id for request in canned.asked[method]] == ["next"]
+    assert canned.asked["RollBackSnapshot"] == [retriever.RollBackSnapshotRequest()]
+
+
+@TWINS
+async def test_a_search_says_all_that_it_is_told(prefix: str) -> None:
+    canned = Canned(Search=retriever.SearchResponse())
+    more = {
+        "top_k": 3,
+        "mode": retriever.SEARCH_MODE_DENSE,
+        "as_of": datetime(2026, 1, 31, tzinfo=UTC),
+        "search_filter": retriever.SearchFilter(document_ids=["a"]),
+        "fusion": retriever.Fusion(weighted=retriever.Fusion.Weighted(dense_weight=0.0)),
+        "diversity": 0.5,
+        "num_neighbors": 1,
+        "keep_duplicates": True,
+        "rerank": False,
+        "snapshot": "next",
+        "query_vector": [0.5, 0.25],
+        "query_model_sha256": "0" * 64,
+    }
+    async with hosted(canned.app()) as address:
+        for options in (more, {}):
+            await use(address, f"{prefix}RetrieverClient", "search", "q", **options)
+    full, plain = canned.asked["Search"]
+    told = {**more, "query": "q", "filter": more["search_filter"], "as_of": {"seconds": int(more["as_of"].timestamp())}}
+    del told["search_filter"]
+    assert full == retriever.SearchRequest(**told)
+    assert {field.name for field, _ in full.ListFields()} | {"rerank"} == set(full.DESCRIPTOR.fields_by_name)
+    assert full.HasField("rerank")
+    assert plain == retriever.SearchRequest(query="q", top_k=5, mode=retriever.SEARCH_MODE_HYBRID)
+
+
 async def test_leaving_a_stream_cancels_it() -> None:
     left = asyncio.Event()
 
@@ -266,15 +349,24 @@ async def test_leaving_a_stream_cancels_it() -> None:
         await asyncio.wait_for(left.wait(), 20)
 
 
+class Refusing(Canned):
+    """Refuses before it has read what is sent."""
+
+    def _unary(self, method: str):
+        async def answer(servicer, request, context):
+            raise errors.Overloaded("no", retry_after_s=2.0)
+
+        return answer
+
+    def _streaming(self, method: str):
+        async def answer(servicer, request, context):
+            raise errors.PermissionDenied("no")
+            yield
+
+        return answer
+
+
 async def test_a_refused_stream_is_raised_as_what_it_is_while_requests_are_still_sent() -> None:
-    class Refusing(Canned):
-        def _streaming(self, method: str):
-            async def answer(servicer, request, context):
-                raise errors.PermissionDenied("no")
-                yield
-
-            return answer
-
     async def texts() -> AsyncIterator[str]:
         for _ in range(300):
             yield "x" * 10_000
@@ -285,3 +377,13 @@ async def test_a_refused_stream_is_raised_as_what_it_is_while_requests_are_still
                 with pytest.raises((errors.PermissionDenied, errors.Unavailable)) as caught:
                     await anext(client.stream(texts()))
                 assert caught.value.reason in ("PERMISSION_DENIED", "STREAM_ENDED_EARLY")
+
+
+@TWINS
+async def test_a_refused_job_is_raised_as_what_it_is_while_documents_are_still_sent(prefix: str) -> None:
+    uploads = [sdk.Upload(f"d{number}", "d.txt", b"x" * 400_000) for number in range(20)]
+    async with hosted(Refusing().app()) as address:
+        for _ in range(20):
+            with pytest.raises((errors.Overloaded, errors.Unavailable)) as caught:
+                await use(address, f"{prefix}RetrieverClient", "create_job", uploads)
+            assert caught.value.reason in ("OVERLOADED", "STREAM_ENDED_EARLY" if prefix else "")
