@@ -4,16 +4,25 @@ import time
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from tandem.cli.output import AsJson, as_dict, console, errors, print_json
+from tandem.cli.output import AsJson, as_dict, console, errors, print_json, printable
 from tandem.cli.session import As, target
 from tandem.client import RetrieverClient
 from tandem.v1 import retriever_service_pb2 as retriever
 
-app = typer.Typer(no_args_is_help=True, help="Jobs that `tandem ingest --job` left to the server.")
+app = typer.Typer(help="List the jobs that `tandem ingest --job` left to the server (role: editor), or end one.")
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 _WAIT_S = 1.0
+
+
+@app.callback(invoke_without_command=True)
+def _default(context: typer.Context, principal: As = None, as_json: AsJson = False) -> None:
+    if context.invoked_subcommand is None:
+        list_(principal, as_json)
+    elif principal is not None or as_json:
+        raise typer.BadParameter(f"options go after {context.invoked_subcommand}")
 
 
 @app.command("list")
@@ -29,7 +38,7 @@ def list_(principal: As = None, as_json: AsJson = False) -> None:
     for job in jobs:
         created = job.create_time.ToDatetime().isoformat(" ", timespec="seconds")
         counts = (str(number) for number in (job.num_documents, _done(job), job.num_rejected))
-        table.add_row(job.job_id, _state(job), *counts, job.subject, created)
+        table.add_row(job.job_id, _state(job), *counts, escape(printable(job.subject)), created)
     console.print(table)
 
 

@@ -109,7 +109,7 @@ def config(path: Path, embedder: str, **fields: object) -> RetrieverConfig:
 
 @asynccontextmanager
 async def house(folder: Path, **fields: object) -> AsyncIterator[SimpleNamespace]:
-    """Runs a retriever on a folder; yields a caller for each principal, the registry and the embedder's servicer."""
+    """Runs a retriever on a folder; yields its address and registry, the embedder, and a caller for each principal."""
     async with AsyncExitStack() as stack:
         embedder = await stack.enter_async_context(embedder_peer(peer := FakeEmbedderServicer()))
         settings = config(folder, embedder, **fields)
@@ -119,4 +119,4 @@ async def house(folder: Path, **fields: object) -> AsyncIterator[SimpleNamespace
         callers = {name: Caller(address, name) for name in PRINCIPALS}
         for caller in callers.values():
             stack.push_async_callback(caller.channel.close)
-        yield SimpleNamespace(**callers, registry=telemetry.registry, peer=peer)
+        yield SimpleNamespace(**callers, address=address, registry=telemetry.registry, peer=peer)

@@ -94,16 +94,28 @@ def test_every_command_explains_itself_and_takes_json() -> None:
         "adapters canary",
         "adapters promote",
         "adapters rollback",
+        "jobs",
+        "jobs list",
+        "jobs show",
+        "jobs cancel",
+        "snapshots",
+        "snapshots list",
+        "snapshots create",
+        "snapshots diff",
+        "snapshots promote",
+        "snapshots roll-back",
+        "snapshots delete",
     ):
         result = runner.invoke(root.app, [*command.split(), "--help"])
         assert result.exit_code == 0
         assert "--json" in result.output, command
 
 
-def test_options_before_the_subcommand_are_not_silently_dropped() -> None:
-    result = CliRunner().invoke(root.app, ["adapters", "--as", "bea", "unload", "x"], env={"TANDEM_TOKEN": "t"})
+@pytest.mark.parametrize("words", ["adapters --as bea unload x", "jobs --as bea cancel x", "snapshots --json delete x"])
+def test_options_before_the_subcommand_are_not_silently_dropped(words: str) -> None:
+    result = CliRunner().invoke(root.app, words.split(), env={"TANDEM_TOKEN": "t"})
     assert result.exit_code == 2
-    assert "options go after unload" in result.output
+    assert f"options go after {words.split()[-2]}" in result.output
 
 
 def test_a_wrong_date_names_the_option() -> None:
