@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import COMPANY, EXTRA, ROOT, Stack
+from tests.fakes.cross_encoder import write_cross_encoder
 from tests.fakes.otlp_receiver import Receiver, receiving
 
 
@@ -25,15 +26,44 @@ def spans(collector: tuple[Receiver, str]) -> Receiver:
     return collector[0]
 
 
+# A folder that is watched, and a feed that nobody serves.
+SOURCES = """
+[[source]]
+name = "notices"
+tenant = "library"
+kind = "folder"
+path = "{notices}"
+every_seconds = 1
+delete_missing = true
+
+[[source]]
+name = "prices"
+tenant = "library"
+kind = "feed"
+format = "jsonl"
+url = "http://127.0.0.1:9/prices.jsonl"
+"""
+
+
 @pytest.fixture(scope="session")
-def stack(collector: tuple[Receiver, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The running stack."""
-    running = Stack(
-        tmp_path_factory.mktemp("home"),
-        "--sample",
-        str(COMPANY),
-        environ={"OTEL_EXPORTER_OTLP_ENDPOINT": collector[1], "OTEL_BSP_SCHEDULE_DELAY": "500"},
-    )
+def notices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose files the retriever takes in by itself."""
+    return tmp_path_factory.mktemp("notices")
+
+
+@pytest.fixture(scope="session")
+def stack(collector: tuple[Receiver, str], notices: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The running stack, with all that is absent by default."""
+    more = tmp_path_factory.mktemp("more")
+    (more / "sources.toml").write_text(SOURCES.format(notices=notices))
+    environ = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector[1],
+        "OTEL_BSP_SCHEDULE_DELAY": "500",
+        "EMBEDDER_RERANKER": "late-interaction",
+        "EMBEDDER_CLASSIFIER": str(write_cross_encoder(more / "classifier", labels=3)),
+        "RETRIEVER_SOURCES_FILE": str(more / "sources.toml"),
+    }
+    running = Stack(tmp_path_factory.mktemp("home"), "--sample", str(COMPANY), environ=environ)
     try:
         running.wait_serving()
         running.admit(EXTRA)

@@ -38,11 +38,35 @@ METHODS: dict[str, tuple[str, MethodDescriptor]] = {
 }
 LIMIT = 4 * 1024 * 1024
 OVERSIZED = LIMIT + 1
+SNAPSHOT = "whole"  # one that the test has built
+_DOCUMENTS: list[dict] = [
+    {
+        "header": {
+            "document_id": "doc-1",
+            "source": "a.txt",
+            "title": "t",
+            "groups": ["g"],
+            "attributes": {"k": "v"},
+        }
+    },
+    {"data": b"The ferry leaves at noon."},
+    {
+        "header": {
+            "document_id": "doc-2",
+            "source": "a.md",
+            "valid_from": {"seconds": 1},
+            "valid_until": {"seconds": 2},
+        }
+    },
+    {"data": b"# Title\n\nText."},
+]
 # A good message of each method, cheap to serve. What would start a generation is refused for its temperature, its
 # adapter or its policy, however else it is changed; now and then the one of _COSTLY takes its place.
 _TEMPLATES: dict[str, list[dict]] = {
     "Embed": [{"texts": ["a", "b"], "truncate": False}],
     "StreamEmbed": [{"text": "a"}],
+    "Rerank": [{"query": "a", "texts": ["a", "b"]}],
+    "ClassifyPairs": [{"pairs": [{"first": "a", "second": "b"}]}],
     "Generate": [{"text": "a", "adapter": "x", "sampling": {"max_tokens": 1, "temperature": 9, "stop": ["a"]}}],
     "StreamGenerate": [{"request": {"text": "a", "sampling": {"max_tokens": 1, "temperature": 9, "seed": 5}}}],
     "Score": [{"items": [{"text": "a", "continuation": "b"}], "adapter": "x", "priority": 1}],
@@ -53,31 +77,43 @@ _TEMPLATES: dict[str, list[dict]] = {
     "RollBackAdapter": [{"name": "answers"}],
     "SetAdapterCanary": [{"name": "answers", "share": 0.5, "version": "0123456789abcdef"}],
     "ListAdapters": [{"page_size": 1}],
-    "IngestDocuments": [
-        {
-            "header": {
-                "document_id": "doc-1",
-                "source": "a.txt",
-                "title": "t",
-                "groups": ["g"],
-                "attributes": {"k": "v"},
-            }
-        },
-        {"data": b"The ferry leaves at noon."},
-        {
-            "header": {
-                "document_id": "doc-2",
-                "source": "a.md",
-                "valid_from": {"seconds": 1},
-                "valid_until": {"seconds": 2},
-            }
-        },
-        {"data": b"# Title\n\nText."},
-    ],
+    "IngestDocuments": _DOCUMENTS,
+    "CreateIngestJob": _DOCUMENTS,
+    "GetIngestJob": [{"job_id": "0" * 24}],
+    "ListIngestJobs": [{"page_size": 1}],
+    "ListIngestJobResults": [{"job_id": "0" * 24, "page_size": 1, "rejected_only": True}],
+    "CancelIngestJob": [{"job_id": "0" * 24}],
+    # Refused for its size, so that few snapshots are built.
+    "CreateSnapshot": [{"snapshot_id": "fuzz", "chunk_characters": 99, "analyzer": "english", "as_of": {"seconds": 1}}],
+    "GetSnapshot": [{"snapshot_id": "initial"}],
+    "ListSnapshots": [{"page_size": 1}],
+    "DiffSnapshot": [{"snapshot_id": SNAPSHOT, "page_size": 1}],
+    "PromoteSnapshot": [{"snapshot_id": SNAPSHOT}],
+    "DeleteSnapshot": [{"snapshot_id": "gone"}],
     "GetDocument": [{"document_id": "doc-1", "include_text": True}],
     "ListDocuments": [{"page_size": 3, "page_token": "x"}],
     "DeleteDocument": [{"document_id": "doc-1"}],
-    "Search": [{"query": "a", "query_vector": [0.1] * 384, "top_k": 3, "mode": 1, "as_of": {"seconds": 1}}],
+    "Search": [
+        {
+            "query": "a",
+            "query_vector": [0.1] * 384,
+            "top_k": 3,
+            "mode": 1,
+            "as_of": {"seconds": 1},
+            "filter": {
+                "document_ids": ["doc-1"],
+                "media_types": ["text/plain"],
+                "attributes": [{"key": "k", "values": ["v"], "excluded": True}],
+                "updated_since": {"seconds": 1},
+            },
+            "fusion": {"weighted": {"dense_weight": 0.5}},
+            "diversity": 0.5,
+            "num_neighbors": 1,
+            "rerank": True,
+            "snapshot": SNAPSHOT,
+            "query_model_sha256": "0" * 64,
+        }
+    ],
     "Ask": [{"question": "a", "policy": "none", "history": [{"question": "b", "answer": "c"}], "max_passages": 3}],
     "StreamAsk": [{"request": {"question": "a", "policy": "none", "as_of": {"seconds": 1, "nanos": 1}}}],
     "GetAuditRecords": [{"answer_id": "0" * 32}],
@@ -88,6 +124,7 @@ _COSTLY: dict[str, dict] = {
     "StreamGenerate": {"request": {"text": "One, two,", "sampling": {"max_tokens": 3}}},
     "Score": {"items": [{"text": "One, two,", "continuation": " three"}]},
     "Sample": {"request": {"text": "One, two,", "sampling": {"max_tokens": 2}}, "num_samples": 2},
+    "CreateSnapshot": {"snapshot_id": "fuzz"},
     "Ask": {"question": "When does the ferry leave?", "policy": "rag"},
     "StreamAsk": {"request": {"question": "When does the ferry leave?", "policy": "rag", "max_passages": 1}},
 }
@@ -155,11 +192,11 @@ def _frames(rng: random.Random, method: MethodDescriptor, count: int) -> Iterato
     """Good and hostile frames in any order, with bytes of broken documents between them."""
     good = list(_good(rng, method, 6))
     for _ in range(count):
-        if method.name == "IngestDocuments" and rng.random() < 0.4:
-            request = retriever_service_pb2.IngestDocumentsRequest
+        if method.name in ("IngestDocuments", "CreateIngestJob") and rng.random() < 0.4:
+            request = GetMessageClass(method.input_type)
             if rng.random() < 0.5:
-                name = rng.choice(("a.pdf", "a.docx", "a.html", "a.md", "a.txt", "a", "a.exe"))
-                header = retriever_service_pb2.DocumentHeader(document_id=f"doc-{rng.randrange(20)}", source=name)
+                source = "a." + rng.choice(("pdf", "docx", "html", "md", "txt", "xlsx", "csv", "tsv", "eml", "exe"))
+                header = {"document_id": f"doc-{rng.randrange(20)}", "source": source}
                 yield request(header=header).SerializeToString()
             yield request(data=rng.choice(FILES) + rng.randbytes(rng.randrange(30))).SerializeToString()
         else:
@@ -282,6 +319,8 @@ def _tamed(rng: random.Random, message: Message, method: MethodDescriptor) -> Me
     inner = getattr(message, "request", message)
     if method.name in ("Generate", "StreamGenerate", "Sample"):
         inner.sampling.max_tokens = rng.choice((-1, 0, 1, 1, 2, 5000))
+    if method.name == "CreateSnapshot":
+        message.snapshot_id += "!"  # no name, so that none is built
     if method.name == "Score" and rng.random() < 0.9:
         inner.priority = 99
     asks = method.name in ("Ask", "StreamAsk") and inner.policy in ("", "cascade", "rag", "finetuned")

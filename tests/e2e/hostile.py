@@ -17,5 +17,7 @@ STRINGS = (
 FILES = (
     b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\ntrailer<</Root 1 0 R>>", b"PK\x03\x04\x14\x00", b"<html><body><table><tr>",
     b"\xff\xfe\x00", b"# h\n" * 200, b"<" * 3000, b"> " * 500 + b"x", b"[" * 2000, b"| a " * 300, b"\x00" * 100,
-    b"word " * 2000,
+    b"word " * 2000, b"a,b;c\td\n" * 300, b'"' * 2001, b"sep=\x00\n1\x002\n", b"Content-Type: x\n" * 100,
+    b"From: a\nSubject: =?utf-8?b?////?=\n\nx",
+    b'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="a"\n\n' + b"--a\n" * 300,
 )  # fmt: skip

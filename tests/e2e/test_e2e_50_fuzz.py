@@ -8,11 +8,14 @@ import os
 import random
 import time
 from collections import Counter
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
+from tandem.client import AsyncRetrieverClient
 from tandem.rpc.status import DETAILS_KEY, from_rpc_error
+from tandem.v1 import retriever_service_pb2 as retriever
 from tests.e2e import fuzzing
 from tests.e2e.stack import Stack
 
@@ -21,7 +24,7 @@ CASES = int(os.environ.get("E2E_FUZZ_CASES", "20016"))
 ONLY = os.environ.get("E2E_FUZZ_CASE")
 WORKERS, TIMEOUT_S = 48, 10.0
 REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"}
-REFUSALS |= {"RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"}
+REFUSALS |= {"RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ALREADY_EXISTS"}
 # Right for valid work on a busy machine: tried again alone, such a call must end otherwise.
 LATE = {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
 
@@ -102,11 +105,27 @@ def explained(error: grpc.RpcError) -> bool:
     return DETAILS_KEY in own and from_rpc_error(error).reason != "UNKNOWN"
 
 
+@asynccontextmanager
+async def snapshot(stack: Stack) -> AsyncIterator[None]:
+    """Builds one that can be searched, compared and promoted; in the end the live one alone is left."""
+    async with AsyncRetrieverClient(stack.address["retriever"], token=stack.tokens["fuzzer"], timeout=60) as client:
+        made = await client.create_snapshot(fuzzing.SNAPSHOT)
+        async with asyncio.timeout(240):
+            while made.state == retriever.Snapshot.STATE_BUILDING:
+                await asyncio.sleep(0.2)
+                made = await client.get_snapshot(fuzzing.SNAPSHOT)
+        assert made.state == retriever.Snapshot.STATE_READY, made
+        yield
+        async for row in client.list_snapshots():
+            if row.state != retriever.Snapshot.STATE_LIVE:
+                await client.delete_snapshot(row.snapshot_id)
+
+
 async def test_no_input_breaks_anything(stack: Stack, capsys) -> None:
     before = stack.pids()
     numbers = iter([int(ONLY)] if ONLY else range(CASES))
     start = time.perf_counter()
-    async with AsyncExitStack() as opened:
+    async with snapshot(stack), AsyncExitStack() as opened:
         ends = [(server, principal) for server in stack.address for principal in ("fuzzer", "nobody", None)]
         wide = {"max_message_bytes": 4 * fuzzing.LIMIT}
         channels = {end: await opened.enter_async_context(stack.channel(*end, **wide)) for end in ends}
