@@ -1,15 +1,16 @@
 """What the store reads: documents' rows, texts, and rankings of chunks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from services.retriever.backend.connection import MilvusConnection, has_no_words_yet
+from services.retriever.backend.documents import DocumentRows
 from services.retriever.backend.keys import document_row, in_view, literal, visible
 from services.retriever.backend.known import KnownDocuments
 from services.retriever.backend.rows import (
     CHUNK_FIELDS,
-    DOCUMENT_FIELDS,
     NEAR_FIELDS,
+    ROWS_PER_CALL,
     around,
     covering,
     cut_out,
@@ -17,6 +18,7 @@ from services.retriever.backend.rows import (
     entity_to_near,
     outline_ids,
     row_to_document,
+    slices,
     text_ids,
 )
 from services.retriever.backend.schema import Names
@@ -25,7 +27,6 @@ from services.retriever.domain import Block, DocumentKey, Hit, Near, StoredDocum
 from tandem.errors import NotFound
 from tandem.security import Principal
 
-ROWS_PER_CALL = 250
 _TEXTS_PER_CALL = 32
 _KEPT_CHARACTERS = 4_096  # of a document's record, which bounds what all that are kept take up
 
@@ -34,10 +35,16 @@ class Reading:
     """Reads the collections."""
 
     def __init__(
-        self, connection: MilvusConnection, names: Names, snapshots: SnapshotRows, known: KnownDocuments
+        self,
+        connection: MilvusConnection,
+        names: Names,
+        snapshots: SnapshotRows,
+        documents: DocumentRows,
+        known: KnownDocuments,
     ) -> None:
         self._connection = connection
         self._names = names
+        self._documents = documents
         self._snapshots = snapshots
         self._known = known
 
@@ -51,7 +58,7 @@ class Reading:
         if missing:
             with self._known.reading(live=live) as read:
                 for row in await self._connection.call(
-                    lambda client, timeout: document_rows(client, self._names, missing, timeout=timeout)
+                    lambda client, timeout: self._documents.get(client, missing, timeout=timeout)
                 ):
                     found[row["id"]] = row_to_document(row, live=live)
                     if len(row["record"]) <= _KEPT_CHARACTERS:
@@ -75,19 +82,13 @@ class Reading:
         """Returns the number of documents of all tenants."""
 
         def do(client: Any, timeout: float) -> int:
-            fields = ["count(*)"]
-            rows = client.query(self._names.documents, filter='id > ""', output_fields=fields, timeout=timeout)
-            return int(rows[0]["count(*)"])
+            return self._documents.count(client, timeout=timeout)
 
         return await self._connection.call(do)
 
     async def _page(self, where: str, limit: int) -> list[Any]:
         def do(client: Any, timeout: float) -> list[Any]:
-            return list(
-                client.query(
-                    self._names.documents, filter=where, limit=limit, output_fields=DOCUMENT_FIELDS, timeout=timeout
-                )
-            )
+            return self._documents.page(client, where, limit=limit, timeout=timeout)
 
         return await self._connection.call(do)
 
@@ -185,16 +186,3 @@ class Reading:
             return found
 
         return await self._connection.call(do)
-
-
-def document_rows(client: Any, names: Names, ids: Sequence[str], *, timeout: float) -> list[Any]:
-    """Returns the rows of documents; blocking, for a thread."""
-    found: list[Any] = []
-    for some in slices(ids, ROWS_PER_CALL):
-        found += client.get(names.documents, ids=some, output_fields=DOCUMENT_FIELDS, timeout=timeout)
-    return found
-
-
-def slices(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    """Yields the items in pieces of at most `size`."""
-    return (items[start : start + size] for start in range(0, len(items), size))

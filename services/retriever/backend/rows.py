@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from services.retriever.backend.keys import (
@@ -30,6 +30,7 @@ from services.retriever.domain import (
 
 # Four bytes of UTF-8 each stay within a VARCHAR.
 PART_CHARACTERS = 16_000
+ROWS_PER_CALL = 250
 CHUNK_FIELDS = ["id", "span_start", "span_end", "page", "prefix", "headings", "content"]
 NEAR_FIELDS = ["id", "span_start", "span_end"]
 DOCUMENT_FIELDS = ["id", "version", "record"]
@@ -203,3 +204,8 @@ def entity_to_near(entity: Mapping[str, Any]) -> Near:
     """Returns the place of a chunk's row."""
     ordinal = int(entity["id"].rpartition("/")[2])
     return Near(ordinal=ordinal, start=int(entity["span_start"]), end=int(entity["span_end"]))
+
+
+def slices(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
+    """Yields the items in pieces of at most `size`."""
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from services.retriever.backend.connection import MilvusConnection
+from services.retriever.backend.documents import DocumentRows
 from services.retriever.backend.known import KnownDocuments
 from services.retriever.backend.reading import Reading
 from services.retriever.backend.schema import Names, prepare, ranks_by_bm25
@@ -34,12 +35,13 @@ class MilvusStore:
         self.hold, self.refresh = self._snapshots.hold, self._snapshots.refresh
         self.make, self.drop = self._snapshots.make, self._snapshots.drop
         known = KnownDocuments(enabled=self.connection.embedded)  # a server has other replicas, which write too
-        reading = Reading(self.connection, self._names, self._snapshots, known)
+        documents = DocumentRows(self._names.documents, embedded=self.connection.embedded)
+        reading = Reading(self.connection, self._names, self._snapshots, documents, known)
         self.live, self.page, self.text = reading.live, reading.page, reading.text
         self.scan, self.count, self.outlined = reading.scan, reading.count, reading.outlined
         self.search_dense, self.search_sparse = reading.search_dense, reading.search_sparse
         self.vectors, self.neighbours, self.excerpts = reading.vectors, reading.neighbours, reading.excerpts
-        self._writing = Writing(self.connection, self._names, self._snapshots, known)
+        self._writing = Writing(self.connection, self._names, self._snapshots, documents, known)
         self.put, self.remove, self.fill = self._writing.put, self._writing.remove, self._writing.fill
         self.change = self._writing.change
 

@@ -22,10 +22,19 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from services.retriever.backend.connection import MilvusConnection
+from services.retriever.backend.documents import DocumentRows
 from services.retriever.backend.keys import document_row, part_rows
 from services.retriever.backend.known import KnownDocuments
-from services.retriever.backend.reading import ROWS_PER_CALL, document_rows, slices
-from services.retriever.backend.rows import chunk_rows, cut_of, document_to_row, num_parts, row_to_document, text_rows
+from services.retriever.backend.rows import (
+    ROWS_PER_CALL,
+    chunk_rows,
+    cut_of,
+    document_to_row,
+    num_parts,
+    row_to_document,
+    slices,
+    text_rows,
+)
 from services.retriever.backend.schema import NO_VECTOR, Names
 from services.retriever.backend.snapshots import SnapshotRows
 from services.retriever.domain import Catalogue, NewChunk, NewDocument, SnapshotsChanged, StoredDocument, dump_outline
@@ -53,10 +62,16 @@ class Writing:
     """Writes the collections, one write of this process at a time."""
 
     def __init__(
-        self, connection: MilvusConnection, names: Names, snapshots: SnapshotRows, known: KnownDocuments
+        self,
+        connection: MilvusConnection,
+        names: Names,
+        snapshots: SnapshotRows,
+        documents: DocumentRows,
+        known: KnownDocuments,
     ) -> None:
         self._connection = connection
         self._names = names
+        self._documents = documents
         self._snapshots = snapshots
         self._known = known
         self._broken_off = 0  # when a write has last failed half done, until that is settled
@@ -85,7 +100,7 @@ class Writing:
             ids = [document_row(document.key) for document in fresh]
             new = [_footprint(document, row) for document, row in zip(fresh, ids, strict=True)]
             versions = {footprint[:2] for footprint in new}
-            rows = document_rows(client, names, ids, timeout=timeout)
+            rows = self._documents.get(client, ids, timeout=timeout)
             old = [_footprint(self._document(row), row["id"]) for row in rows]
             old = [footprint for footprint in old if footprint[:2] not in versions]
             replaced = {row["id"] for row in rows}
@@ -97,7 +112,7 @@ class Writing:
             _write(write, names.texts, rows_of_texts, timeout=timeout)
             for key in written:
                 _write(write, names.chunks_of(key), rows_of_chunks[key], timeout=timeout)
-            client.upsert(names.documents, flip, timeout=timeout)
+            self._documents.write(client, flip, timeout=timeout)
             self._erase(client, old, timeout=timeout)
             _delete(client, names.meta, intents, timeout=timeout)
 
@@ -112,7 +127,7 @@ class Writing:
             written = {one.key for one in self._snapshots.current(client, timeout=timeout).written}
             if key not in written:
                 raise NotFound("the snapshot is gone")
-            rows = {row["id"]: row for row in document_rows(client, names, list(by_row), timeout=timeout)}
+            rows = {row["id"]: row for row in self._documents.get(client, list(by_row), timeout=timeout)}
             footprints, rows_of_chunks, rows_of_documents = [], [], []
             for row_id, (document, chunks) in by_row.items():
                 if row_id not in rows or rows[row_id]["version"] != document.version:
@@ -124,7 +139,7 @@ class Writing:
                 footprints.append(Footprint(row_id, document.version, ((key, len(chunks)),), 0))
             intents = self._intend(client, footprints, rows_of_documents, timeout=timeout)
             _write(client.upsert, names.chunks_of(key), rows_of_chunks, timeout=timeout)
-            _write(client.upsert, names.documents, rows_of_documents, timeout=timeout)
+            self._documents.write(client, rows_of_documents, timeout=timeout)
             _delete(client, names.meta, intents, timeout=timeout)
 
         await self._change(do, by_row)
@@ -135,10 +150,10 @@ class Writing:
 
         def do(client: Any, timeout: float) -> None:
             self._snapshots.current(client, timeout=timeout)
-            found = document_rows(client, self._names, [row], timeout=timeout)
+            found = self._documents.get(client, [row], timeout=timeout)
             footprints = {_footprint(self._document(item), row) for item in found} | {_footprint(document, row)}
             intents = self._intend(client, sorted(footprints), (), timeout=timeout)
-            _delete(client, self._names.documents, [row], timeout=timeout)
+            self._documents.delete(client, row, timeout=timeout)
             self._erase(client, footprints, timeout=timeout)
             _delete(client, self._names.meta, intents, timeout=timeout)
 
@@ -191,7 +206,7 @@ class Writing:
             for row in rows:
                 footprints = [_from_json(item) for item in json.loads(row["value"])]
                 ids = sorted({footprint.row for footprint in footprints})
-                found = document_rows(client, self._names, ids, timeout=timeout)
+                found = self._documents.get(client, ids, timeout=timeout)
                 live = {item["id"]: self._document(item) for item in found}
                 stale = [left for footprint in footprints if (left := _left(footprint, live.get(footprint.row)))]
                 self._erase(client, stale, timeout=timeout)
@@ -200,13 +215,13 @@ class Writing:
 
     def _redo(self, client: Any, *, timeout: float) -> None:
         """Inserts the rows of documents that a crash has cut off between the removal of the old and the new one."""
-        documents, meta = self._names.documents, self._names.meta
+        meta = self._names.meta
         where = 'id > "redo/" and id < "redo0"'
         while kept := client.query(meta, filter=where, limit=100, output_fields=["id", "value"], timeout=timeout):
             redone = {row["id"]: row for row in (self._from_redo(one) for one in kept)}
-            there = {row["id"] for row in document_rows(client, self._names, list(redone), timeout=timeout)}
+            there = {row["id"] for row in self._documents.get(client, list(redone), timeout=timeout)}
             if missing := [row for row_id, row in redone.items() if row_id not in there]:
-                client.insert(documents, missing, timeout=timeout)
+                self._documents.insert(client, missing, timeout=timeout)
                 log.info("wrote rows again that were cut off while they were replaced", extra={"rows": len(missing)})
             _delete(client, meta, [one["id"] for one in kept], timeout=timeout)
 

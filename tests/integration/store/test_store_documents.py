@@ -1,5 +1,6 @@
 """What the store port promises about documents, on Milvus Lite and on a Milvus 2.3.5 server."""
 
+import asyncio
 import random
 from dataclasses import replace
 
@@ -95,3 +96,22 @@ async def test_long_texts_come_back_whole_and_in_ranges(store: MilvusStore, tena
     gone = document(tenant, "gone", "never put").document
     got = await store.excerpts([(live, 15_990, 32_010), (live, 0, 5), (gone, 0, 3)])
     assert got == [new.text[15_990:32_010], new.text[:5], None]
+
+
+async def test_a_document_that_is_being_replaced_is_there_at_every_read(store: MilvusStore, tenant: str) -> None:
+    await store.put([document(tenant, f"d{number}", "some words") for number in range(20)])
+    keys = [DocumentKey(tenant, f"d{number}") for number in range(20)]
+    ended, num_reads = asyncio.Event(), 0
+
+    async def replace_all() -> None:
+        for _ in range(8):
+            await store.put([document(tenant, f"d{number}", "some words") for number in range(20)])
+        ended.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(replace_all())
+        while not ended.is_set():
+            assert set(await store.live(keys)) == set(keys)
+            assert len(await store.page(principal(tenant), after="", limit=100)) == 20
+            num_reads += 1
+    assert num_reads > 8
