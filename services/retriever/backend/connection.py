@@ -281,14 +281,6 @@ def _refused(do: Callable[..., Any], code: object) -> Internal:
     return Internal(f"Milvus refused a call ({code})")
 
 
-def has_no_words_yet(error: Any) -> bool:
-    """Tells whether Milvus Lite refused to rank by BM25 as its collection never held a chunk: it divides 0 by 0.
-
-    Its count of words begins with the first insertion, and what is removed leaves it in order.
-    """
-    return "Invalid sparse row: NaN or Inf value" in str(error)
-
-
 def _is_lost(error: Any) -> bool:
     text = str(error).lower()
     return any(word in text for word in ("fail connecting", "retry", "unavailable", "deadline", "timeout", "closed"))

@@ -1,9 +1,10 @@
 """What the store reads: documents' rows, texts, and rankings of chunks."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from services.retriever.backend.connection import MilvusConnection, has_no_words_yet
+from services.retriever.backend.connection import MilvusConnection
 from services.retriever.backend.documents import DocumentRows
 from services.retriever.backend.keys import document_row, in_view, literal, visible
 from services.retriever.backend.known import KnownDocuments
@@ -24,10 +25,11 @@ from services.retriever.backend.rows import (
 from services.retriever.backend.schema import Names
 from services.retriever.backend.snapshots import SnapshotRows
 from services.retriever.domain import Block, DocumentKey, Hit, Near, StoredDocument, Vector, View, load_outline
-from tandem.errors import NotFound
+from tandem.errors import NotFound, Unavailable
 from tandem.security import Principal
 
 _TEXTS_PER_CALL = 32
+_TRIES, _RECOUNT_S = 5, 0.05  # of a ranking by BM25 that met a removal
 _KEPT_CHARACTERS = 4_096  # of a document's record, which bounds what all that are kept take up
 
 
@@ -136,21 +138,26 @@ class Reading:
         def do(client: Any, timeout: float) -> list[Any]:
             from pymilvus.exceptions import MilvusException
 
-            try:
-                (hits,) = client.search(
-                    self._names.chunks_of(snapshot),
-                    data=[what],
-                    anns_field=field,
-                    filter=where,
-                    limit=limit,
-                    output_fields=CHUNK_FIELDS,
-                    timeout=timeout,
-                )
-            except MilvusException as error:
-                if not has_no_words_yet(error):
-                    raise
-                return []
-            return list(hits)
+            for _ in range(_TRIES):
+                try:
+                    (hits,) = client.search(
+                        self._names.chunks_of(snapshot),
+                        data=[what],
+                        anns_field=field,
+                        filter=where,
+                        limit=limit,
+                        output_fields=CHUNK_FIELDS,
+                        timeout=timeout,
+                    )
+                except MilvusException as error:
+                    if _has_no_words_yet(error):
+                        return []
+                    if not _counts_words(error):
+                        raise
+                    time.sleep(_RECOUNT_S)
+                else:
+                    return list(hits)
+            raise Unavailable("Milvus is counting words anew", retry_after_s=1.0)
 
         return [entity_to_hit(view.principal.tenant, hit) for hit in await self._connection.call(do)]
 
@@ -186,3 +193,19 @@ class Reading:
             return found
 
         return await self._connection.call(do)
+
+
+def _has_no_words_yet(error: Any) -> bool:
+    """Tells whether Milvus Lite refused to rank by BM25 as its collection never held a chunk: it divides 0 by 0.
+
+    Its count of words begins with the first insertion, and what is removed leaves it in order.
+    """
+    return "Invalid sparse row: NaN or Inf value" in str(error)
+
+
+def _counts_words(error: Any) -> bool:
+    """Tells whether Milvus Lite failed to rank by BM25 as chunks were being removed.
+
+    For a moment it counts fewer chunks than there are with a word, whose weight is negative then.
+    """
+    return "Invalid sparse row: negative value" in str(error)
