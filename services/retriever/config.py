@@ -81,12 +81,17 @@ class RetrieverConfig(ServerConfig):
         2, minimum=1, maximum=64, help="Embed calls of ingestions under way at once; two hide the network."
     )
     fusion: str = setting(
-        "rrf",
-        choices=("rrf", "weighted"),
-        help="How a hybrid search that does not say merges its rankings: rrf by places, weighted by scores.",
+        "weighted",
+        choices=("weighted", "rrf"),
+        help="How a hybrid search that does not say merges its rankings: weighted by scores, rrf by places. By places, "
+        "a ranking that is much the worse of the two drags the other down.",
     )
     fusion_dense_weight: float = setting(
-        0.5, minimum=0, maximum=1, help="Share of the dense ranking in that; the rest is BM25's."
+        0.5,
+        minimum=0,
+        maximum=1,
+        help="Share of the dense ranking in that; the rest is BM25's. `tandem evaluate retrieval --tune` tells what "
+        "is best for labelled questions of your own.",
     )
     fusion_k: int = setting(
         60, minimum=1, maximum=1_000, help="How little the first places count more in rrf; see ReciprocalRank.k."

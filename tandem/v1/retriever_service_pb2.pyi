@@ -31,9 +31,7 @@ class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode
     SEARCH_MODE_UNSPECIFIED: _SearchMode.ValueType  # 0
     """SEARCH_MODE_UNSPECIFIED means SEARCH_MODE_HYBRID."""
     SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 1
-    """SEARCH_MODE_HYBRID fuses the dense and the BM25 ranking by reciprocal
-    rank fusion.
-    """
+    """SEARCH_MODE_HYBRID merges the dense and the BM25 ranking, as Fusion says."""
     SEARCH_MODE_DENSE: _SearchMode.ValueType  # 2
     """SEARCH_MODE_DENSE ranks by the similarity of embeddings alone."""
     SEARCH_MODE_SPARSE: _SearchMode.ValueType  # 3
@@ -45,9 +43,7 @@ class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
 SEARCH_MODE_UNSPECIFIED: SearchMode.ValueType  # 0
 """SEARCH_MODE_UNSPECIFIED means SEARCH_MODE_HYBRID."""
 SEARCH_MODE_HYBRID: SearchMode.ValueType  # 1
-"""SEARCH_MODE_HYBRID fuses the dense and the BM25 ranking by reciprocal
-rank fusion.
-"""
+"""SEARCH_MODE_HYBRID merges the dense and the BM25 ranking, as Fusion says."""
 SEARCH_MODE_DENSE: SearchMode.ValueType  # 2
 """SEARCH_MODE_DENSE ranks by the similarity of embeddings alone."""
 SEARCH_MODE_SPARSE: SearchMode.ValueType  # 3
@@ -848,8 +844,10 @@ class Fusion(_message.Message):
 
     @_builtins.property
     def weighted(self) -> Global___Fusion.Weighted:
-        """weighted sums the scores of both, each scaled to 0 to 1 within its
-        ranking.
+        """weighted sums the scores of both: the cosine, and BM25 in tenths of its
+        mean among the best 40 places of its ranking. A chunk that one of the
+        rankings lacks has the last score of that. It is how servers merge
+        unless they are configured otherwise.
         """
 
     def __init__(

@@ -73,7 +73,7 @@ class ReciprocalRank:
 
 @dataclass(frozen=True)
 class Weighted:
-    """Fuses by scores, each scaled to 0..1 within its ranking."""
+    """Fuses by scores: cosine, and BM25 in tenths of its mean among the best of its ranking."""
 
     dense_weight: float = 0.5
 

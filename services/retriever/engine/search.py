@@ -25,6 +25,7 @@ from services.retriever.domain import (
     StoredDocument,
     Vector,
     View,
+    Weighted,
     Wish,
 )
 from services.retriever.engine.diversity import diversify
@@ -45,7 +46,7 @@ _CONSIDERED = 64  # candidates that reranking and diversity choose from, more on
 class Defaults:
     """Is what a search that leaves a choice open gets."""
 
-    fusion: Fusion = ReciprocalRank()  # noqa: RUF009 -- frozen
+    fusion: Fusion = Weighted()  # noqa: RUF009 -- frozen
     rerank: bool = False
 
 
@@ -156,15 +157,15 @@ class Searcher:
         depth = self._depth(run)
         for number in range(_ROUNDS):
             dense, sparse = await self._rankings(run, vector, depth=depth)
-            exhausted = len(dense) < depth and len(sparse) < depth
+            dense_ended, sparse_ended = len(dense) < depth, len(sparse) < depth
             with run.timed("check"):
                 dense, sparse, live, num_stale = await self._alive(dense, sparse, run.view)
-            candidates = fuse(dense, sparse, fusion)
+            candidates = fuse(dense, sparse, fusion, sparse_ended=sparse_ended)
             if not wish.keep_duplicates:
                 candidates = without_duplicates(candidates)
             full = len(candidates) >= wish.top_k
             # A stale hit may mean that a document was replaced between ranking and check: look once more.
-            if (full and number > 0) or (num_stale == 0 and (full or exhausted)):
+            if (full and number > 0) or (num_stale == 0 and (full or (dense_ended and sparse_ended))):
                 break
             depth = min(4 * max(depth, _MIN_DEPTH), _MAX_DEPTH)
         return candidates, live

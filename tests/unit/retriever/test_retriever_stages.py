@@ -1,12 +1,13 @@
 """The stages of a search that compute alone: fusion, duplicates, diversity, neighbours."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.retriever.domain import Chunk, DocumentKey, Hit, Near, ReciprocalRank, Weighted
+from services.retriever.domain import Chunk, DocumentKey, Fusion, Hit, Near, ReciprocalRank, Weighted
 from services.retriever.engine.diversity import diversify
 from services.retriever.engine.duplicates import without_duplicates
 from services.retriever.engine.fusion import Candidate, fuse, scaled
@@ -53,26 +54,74 @@ def test_half_each_is_the_sum_of_the_paper() -> None:
     ]
 
 
-@given(rankings, rankings, weights)
-def test_weighted_fusion_adds_scores_scaled_within_their_ranking(
-    dense: list[str], sparse: list[str], weight: float
+def of(scores: dict[str, float]) -> list[Hit]:
+    return [hit(row, score=score) for row, score in sorted(scores.items(), key=lambda item: -item[1])]
+
+
+def order(candidates: list[Candidate]) -> list[str]:
+    return [item.hit.row_id for item in candidates]
+
+
+cosines = st.dictionaries(st.sampled_from(LETTERS), st.floats(-1, 1))
+points = st.dictionaries(st.sampled_from(LETTERS), st.floats(0, 50))
+
+
+@given(cosines, points, weights, st.booleans())
+def test_weighted_fusion_adds_the_cosine_and_tenths_of_the_mean_of_bm25(
+    dense: dict[str, float], sparse: dict[str, float], weight: float, ended: bool
 ) -> None:
-    fused = fuse(ranked(dense), ranked(sparse, low=-7), Weighted(weight))
+    fused = fuse(of(dense), of(sparse), Weighted(weight), sparse_ended=ended)
+    assert {item.hit.row_id for item in fused} == {*dense, *sparse}
+    assert fused == fuse(of(dense), of(sparse), Weighted(weight), sparse_ended=ended)
+    mean = sum(sparse.values()) / max(1, len(fused))
+    last_dense = min(dense.values(), default=0.0)
+    last_sparse = 0.0 if ended else min(sparse.values(), default=0.0)
     for item in fused:
         row = item.hit.row_id
-        parts = [
-            share * (1 - ranking.index(row) / (len(ranking) - 1) if len(ranking) > 1 else 1.0)
-            for share, ranking in ((weight, dense), (1 - weight, sparse))
-            if row in ranking
-        ]
-        assert item.score == pytest.approx(sum(parts))
-        assert -1e-9 <= item.score <= 1 + 1e-9
+        words = 0.1 * (sparse.get(row, last_sparse) / mean) if mean else 0.0
+        assert item.score == pytest.approx(weight * dense.get(row, last_dense) + (1 - weight) * words)
+        assert (item.dense_score, item.sparse_score) == (dense.get(row), sparse.get(row))
+
+
+@given(rankings, rankings, st.sampled_from([ReciprocalRank(), Weighted()]), weights)
+def test_a_ranking_alone_keeps_its_order(dense: list[str], sparse: list[str], fusion: Fusion, weight: float) -> None:
+    fusion = replace(fusion, dense_weight=weight)
+    assert order(fuse(ranked(dense), [], fusion, sparse_ended=True)) == dense
+    assert order(fuse([], ranked(sparse), fusion)) == sparse
+    whole = replace(fusion, dense_weight=1.0)
+    assert order(fuse(ranked(dense), ranked(sparse), whole))[: len(dense)] == dense
+    assert order(fuse(ranked(dense), ranked(sparse), replace(fusion, dense_weight=0.0)))[: len(sparse)] == sparse
+
+
+def test_what_one_ranking_alone_knows_is_not_sunk_by_what_is_in_both() -> None:
+    dense = of({"answer": 0.9, "b": 0.5, "c": 0.45})
+    sparse = of({"b": 9.0, "c": 8.5, "d": 8.0})
+    assert order(fuse(dense, sparse, Weighted()))[0] == "answer"
+    assert order(fuse(dense, sparse, ReciprocalRank()))[0] == "b"
+
+
+def test_words_count_for_more_where_few_chunks_stand_out_by_them() -> None:
+    dense = of({f"{n}": 0.6 - n / 100 for n in range(40)})
+    level = of({f"{n}": 10 + n / 100 for n in range(40)})
+    peaked = of({f"{n}": 4.0 for n in range(39)} | {"39": 30.0})
+    assert order(fuse(dense, level, Weighted()))[0] == "0"
+    assert order(fuse(dense, peaked, Weighted()))[0] == "39"
+    rare = of({"39": 3.0})  # nothing else has the name that was asked for
+    assert order(fuse(dense, rare, Weighted(), sparse_ended=True))[0] == "39"
+
+
+def test_how_deep_a_ranking_is_does_not_change_what_is_on_top() -> None:
+    dense = {f"{n}": 0.8 - n / 500 for n in range(200)}
+    sparse = {f"{199 - n}": 30 / (1 + n / 20) for n in range(200)}
+    deep = order(fuse(of(dense), of(sparse), Weighted()))
+    assert order(fuse(of(dense)[:100], of(sparse)[:100], Weighted()))[:10] == deep[:10]
 
 
 def test_ties_keep_the_order_of_the_rankings() -> None:
     for fusion in (ReciprocalRank(), Weighted()):
-        fused = fuse(ranked(["a"]), ranked(["b"]), fusion)
-        assert [item.hit.row_id for item in fused] == ["a", "b"]
+        for dense, sparse in (("a", "b"), ("ab", ""), ("", "ab")):
+            fused = fuse([hit(row) for row in dense], [hit(row) for row in sparse], fusion)
+            assert order(fused) == ["a", "b"]
 
 
 @given(st.lists(st.floats(-1e6, 1e6)))
