@@ -20,13 +20,14 @@ from evaluation.retrieval.asking import MODES, Answers, Asking, NotServed
 from evaluation.retrieval.beir import Benchmark, read
 from evaluation.retrieval.documents import Shelf
 from evaluation.retrieval.measuring import evaluated, latencies
+from evaluation.retrieval.metrics import METRICS
+from evaluation.retrieval.tuning import fusions, tried
 from tandem.client import AsyncEmbedderClient
 from tandem.scoring import mean, mean_interval, paired_interval
 from tandem.v1 import retriever_service_pb2 as retriever
 
-TUNED = "hybrid, tuned"
-_DEPTH, _EMBEDDED_AT_ONCE, _MOST_TUNING, _MOST_RERANKED = 100, 64, 150, 100
-_DENSE_SHARES = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95)
+TUNED, BY_PLACES = "hybrid, tuned", "hybrid by places"
+_DEPTH, _EMBEDDED_AT_ONCE, _MOST_TUNING, _MOST_RERANKED = 100, 64, 200, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +46,6 @@ class Conditions:
     def embedder(self) -> dict[str, str]:
         """The embedder's settings."""
         return {"PRECISION": self.precision} | ({"RERANKER": self.reranker} if self.reranker else {})
-
-
-def fusions() -> dict[str, retriever.Fusion]:
-    """Returns the ways to fuse that are tried."""
-    found = {}
-    for share in _DENSE_SHARES:
-        for k in (10, 60):
-            method = retriever.Fusion.ReciprocalRank(k=k, dense_weight=share)
-            found[f"reciprocal rank, k {k}, dense {share}"] = retriever.Fusion(reciprocal_rank=method)
-        weighted = retriever.Fusion.Weighted(dense_weight=share)
-        found[f"weighted, dense {share}"] = retriever.Fusion(weighted=weighted)
-    return found
 
 
 async def quality(name: str, on: Conditions) -> dict[str, Any]:
@@ -79,8 +68,9 @@ async def quality(name: str, on: Conditions) -> dict[str, Any]:
                     concurrency=on.concurrency,
                 )
                 print(f"{name}: tuning", flush=True)
-                tried = await _tuned(asking, benchmark, tuning[:_MOST_TUNING])
-                best = max(tried, key=lambda fusion: tried[fusion])
+                choosing = {query: benchmark.queries[query] for query in tuning[:_MOST_TUNING]}
+                found = await tried(asking, choosing, benchmark.judgements, lambda: None)
+                best = max(found, key=lambda fusion: found[fusion])
                 answers, absent = await _answers(asking, benchmark, held, fusions()[best], name)
         finally:
             await server.stop()
@@ -96,36 +86,28 @@ async def quality(name: str, on: Conditions) -> dict[str, Any]:
         "set": name,
         "documents": len(benchmark.documents),
         "chunks": len(chunks),
-        "queries": {"tuned on": len(tuning[:_MOST_TUNING]), "reported on": len(held)},
+        "queries": {"tuned on": len(choosing), "reported on": len(held)},
         "notes": [*benchmark.notes, *filed.notes()],
         "model": {"name": model.lineage.model, "precision": on.precision},
         "absent": absent,
         "fusion": best,
-        "tuning": tried,
+        "tuning": found,
     }
-
-
-async def _tuned(asking: Asking, benchmark: Benchmark, queries: Sequence[str]) -> dict[str, float]:
-    """Returns nDCG@10 of each fusion on the queries to tune on."""
-    asked = {query: benchmark.queries[query] for query in queries}
-    found = {}
-    for label, fusion in fusions().items():
-        mode = replace(MODES["hybrid"], name=label, fusion=fusion)
-        answers = await asking.ask(mode, asked, lambda: None)
-        values = evaluated(answers.rankings, benchmark.judgements, queries)
-        found[label] = mean(values["ndcg@10"])
-    return found
 
 
 async def _answers(
     asking: Asking, benchmark: Benchmark, queries: Sequence[str], fusion: retriever.Fusion, name: str
 ) -> tuple[dict[str, Answers], dict[str, str]]:
     asked = {query: benchmark.queries[query] for query in queries}
-    tuned = replace(MODES["hybrid"], name=TUNED, fusion=fusion)
+    by_places = retriever.Fusion(reciprocal_rank=retriever.Fusion.ReciprocalRank())
+    others = [
+        replace(MODES["hybrid"], name=BY_PLACES, fusion=by_places),
+        replace(MODES["hybrid"], name=TUNED, fusion=fusion),
+    ]
     found, absent = {}, {}
     # Reranking a hundred passages takes seconds on a processor.
     few = {query: asked[query] for query in queries[:_MOST_RERANKED]}
-    for mode in (*MODES.values(), tuned):
+    for mode in (*MODES.values(), *others):
         print(f"{name}: {mode.name}", flush=True)
         try:
             found[mode.name] = await asking.ask(mode, few if mode.rerank else asked, lambda: None)
@@ -142,13 +124,14 @@ def _scored(name: str, benchmark: Benchmark, answers: Mapping[str, Answers], que
     }
     gain = {}
     single = max(("dense", "sparse"), key=lambda arm: mean(values[arm]["ndcg@10"]))
-    for arm in ("hybrid", TUNED):
-        found = paired_interval(values[arm]["ndcg@10"], values[single]["ndcg@10"], groups=groups)
-        gain[f"{arm} over {single}"] = asdict(found)
+    for arm in ("hybrid", TUNED, BY_PLACES):
+        for metric in METRICS if arm == "hybrid" else ("ndcg@10",):
+            found = paired_interval(values[arm][metric], values[single][metric], groups=groups)
+            gain[f"{arm} over {single}, {metric}"] = asdict(found)
     if reranked := values.get("hybrid + rerank", {}).get("ndcg@10"):
         count = len(reranked)
         found = paired_interval(reranked, values["hybrid"]["ndcg@10"][:count], groups=groups[:count])
-        gain[f"hybrid + rerank over hybrid on {count} queries"] = asdict(found)
+        gain[f"hybrid + rerank over hybrid on {count} queries, ndcg@10"] = asdict(found)
     exact = values["brute force, same vectors"]["ndcg@10"]
     differences = [abs(a - b) for a, b in zip(values["dense"]["ndcg@10"], exact, strict=True)]
     rankings = answers["dense"].rankings, answers["brute force, same vectors"].rankings

@@ -46,6 +46,12 @@ def retrieval(
         typer.Option(help="Group that sees the documents meanwhile; repeat it. None: the whole tenant."),
     ] = None,
     snapshot: Annotated[str, typer.Option(help="Snapshot to search instead of the live one.", show_default=False)] = "",
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Also try ways to fuse on half of the queries, and measure the best on the others."
+        ),
+    ] = False,
     concurrency: Annotated[int, typer.Option(help="Searches at once.", min=1, max=256)] = 4,
     keep: Annotated[bool, typer.Option(help="Leave the documents there, for the next time.")] = False,
     clean: Annotated[bool, typer.Option(help="Only remove what a kept or broken run left.")] = False,
@@ -77,6 +83,7 @@ def retrieval(
         concurrency=concurrency,
         groups=tuple(group or ()),
         snapshot=snapshot,
+        tune=tune,
         seed=seed,
     )
 

@@ -1,7 +1,7 @@
 """From a folder to figures: files the corpus, asks in every mode, scores, and puts all into one record."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +10,7 @@ from evaluation.retrieval.asking import MODES, Answers, Asking, NotServed, some
 from evaluation.retrieval.beir import Benchmark
 from evaluation.retrieval.documents import Filed, Progress, Shelf
 from evaluation.retrieval.metrics import METRICS
+from evaluation.retrieval.tuning import Tuning, num_searches, tune
 from tandem.client import AsyncRetrieverClient
 from tandem.scoring import Interval, mean_interval, paired_interval, percentile
 
@@ -27,6 +28,7 @@ class Wish:
     concurrency: int = 4
     groups: Sequence[str] = ()
     snapshot: str = ""
+    tune: bool = False
     seed: int = 0
 
 
@@ -54,6 +56,7 @@ class Report:
     modes: dict[str, Measured] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
     """Why a mode was not measured."""
+    tuning: Tuning | None = None
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -78,19 +81,29 @@ async def measure(
     )
     answers: dict[str, Answers] = {}
     for name in wish.modes:
-        done = 0
-
-        def tell(name: str = name) -> None:
-            nonlocal done
-            done += 1
-            on_progress(f"asking, {name}", done, len(queries))
-
         try:
-            answers[name] = await asking.ask(MODES[name], queries, tell)
+            answers[name] = await asking.ask(
+                MODES[name], queries, _counting(f"asking, {name}", len(queries), on_progress)
+            )
         except NotServed as error:
             report.absent[name] = str(error)
     report.modes = scored(answers, benchmark.judgements, list(queries), seed=wish.seed)
+    if wish.tune:
+        tell = _counting("tuning", num_searches(len(queries)), on_progress)
+        report.tuning = await tune(asking, queries, benchmark.judgements, tell, seed=wish.seed)
+        report.notes.append(report.tuning.note() if report.tuning else "There are too few queries to tune on.")
     return report
+
+
+def _counting(what: str, total: int, on_progress: Progress) -> Callable[[], None]:
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        on_progress(what, done, total)
+
+    return tell
 
 
 def scored(

@@ -19,7 +19,8 @@ def words(text: str) -> set[str]:
 class FakeRetriever:
     """Is a client whose retriever ranks by words in common; the first `faults` are raised, one a call.
 
-    A fault of ingestion comes after `acknowledged` results of the stream.
+    A fault of ingestion comes after `acknowledged` results of the stream. Where `right_fusion` is set, a search that
+    names another or none has its passages in the wrong order.
     """
 
     def __init__(self, *, reranks: bool | None = False) -> None:
@@ -27,6 +28,7 @@ class FakeRetriever:
         self.reranks = reranks
         self.faults: list[TandemError] = []
         self.acknowledged = 2
+        self.right_fusion: pb.Fusion | None = None
         self.sent: list[str] = []
         self.searches: list[dict[str, Any]] = []
 
@@ -59,6 +61,8 @@ class FakeRetriever:
         (wanted,) = options["search_filter"].attributes
         held = [d for d in self.documents.values() if d.attributes.get(wanted.key) in wanted.values]
         ranked = sorted(held, key=lambda d: (-len(words(query) & words(d.data.decode())), d.document_id))
+        if self.right_fusion not in (None, options["fusion"]):
+            ranked.reverse()
         passages = [common.Passage(document_id=d.document_id, text=d.data.decode()) for d in ranked]
         for passage in passages if options["rerank"] and self.reranks else []:
             passage.rerank_score = 1.0

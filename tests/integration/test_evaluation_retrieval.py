@@ -50,13 +50,14 @@ async def held(on: Retriever) -> list[str]:
 
 
 async def test_a_folder_is_measured_and_nothing_stays(server: Retriever, folder: Path) -> None:
-    done = await typed(server, folder, "--json", "--modes", "dense,bm25,hybrid,rerank")
+    done = await typed(server, folder, "--json", "--modes", "dense,bm25,hybrid,rerank", "--tune")
     assert done.exception is None, done.output
     found = json.loads(done.stdout)
     assert list(found["modes"]) == ["dense", "sparse", "hybrid"]
     assert "rerank" in found["absent"]["hybrid + rerank"]
     assert found["modes"]["sparse"]["metrics"]["ndcg@10"]["value"] == 1
     assert found["modes"]["sparse"]["rankings"]["q-eel"][0] == "Doc eel"
+    assert (found["tuning"]["num_chosen_on"], found["tuning"]["num_measured_on"]) == (4, 4)
     assert (found["filed"]["num_indexed"], found["filed"]["num_unchanged"]) == (8, 0)
     out = folder.parent / "evaluations" / "animals"
     assert json.loads((out / "retrieval.json").read_text())["modes"].keys() == found["modes"].keys()

@@ -12,8 +12,9 @@ from benchmarks import report
 from benchmarks.retrieval_sets import SETS, halves, write
 from benchmarks.retriever_ingestion import synthetic
 from benchmarks.retriever_page import page
-from benchmarks.retriever_quality import _brute_force, fusions
+from benchmarks.retriever_quality import _brute_force
 from evaluation.retrieval.beir import read
+from evaluation.retrieval.tuning import fusions
 
 
 def test_sets_become_folders_in_beir_layout(tmp_path: Path) -> None:

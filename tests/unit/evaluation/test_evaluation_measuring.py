@@ -12,7 +12,10 @@ from evaluation.retrieval.beir import Benchmark, read
 from evaluation.retrieval.documents import Shelf, slug
 from evaluation.retrieval.measuring import Report, Wish, measure, scored
 from evaluation.retrieval.telling import DATA, table, write
+from evaluation.retrieval.tuning import fusions, settings
+from services.retriever.config import RetrieverConfig
 from tandem.client import AsyncRetrieverClient, Upload
+from tandem.config import load
 from tandem.errors import DeadlineExceeded, Overloaded, PermissionDenied, Unavailable
 from tests.fakes.evaluation import FakeRetriever, write_folder
 
@@ -143,6 +146,41 @@ def test_gains_are_paired_and_queries_without_an_answer_score_nothing() -> None:
     assert found["first"].metrics["recall@10"].value == 0.5
     gain = found["second"].gains["recall@10"]
     assert (gain.value, gain.low > 0.2, gain.high < 0.8) == (0.5, True, True)
+
+
+async def test_tuning_chooses_on_half_of_the_queries_and_measures_on_the_others(benchmark: Benchmark) -> None:
+    fake = FakeRetriever()
+    fake.right_fusion = fusions()["weighted, dense 0.7"]
+    report = await measured(benchmark, fake, modes=["hybrid"], tune=True)
+    found = report.tuning
+    assert found is not None
+    assert found.best == "weighted, dense 0.7"
+    assert found.settings == {"RETRIEVER_FUSION": "weighted", "RETRIEVER_FUSION_DENSE_WEIGHT": "0.7"}
+    assert found.tried.keys() == fusions().keys()
+    assert found.gain.low > 0.5
+    choosing, measuring = (
+        {search["query"] for search in fake.searches if search["fusion"] == fusion}
+        for fusion in (fusions()["weighted, dense 0.0"], None)
+    )
+    assert (len(choosing), len(measuring)) == (3, 6), "the mode hybrid has asked all of them"
+    assert report.notes[-1].endswith("worth setting: RETRIEVER_FUSION=weighted RETRIEVER_FUSION_DENSE_WEIGHT=0.7")
+
+
+async def test_tuning_advises_no_change_that_is_not_a_gain(benchmark: Benchmark, tmp_path: Path) -> None:
+    report = await measured(benchmark, FakeRetriever(), modes=["hybrid"], tune=True)
+    assert report.notes[-1].endswith("no reason to change it")
+    few = read(write_folder(tmp_path / "few", TEXTS, {"q0": "topic0"}, [("q0", "D/0", 1)]))
+    report = await measured(few, FakeRetriever(), modes=["hybrid"], tune=True)
+    assert (report.tuning, report.notes[-1]) == (None, "There are too few queries to tune on.")
+
+
+def test_every_fusion_that_is_tried_can_be_set() -> None:
+    made = [load(RetrieverConfig, "RETRIEVER", settings(fusion)) for fusion in fusions().values()]
+    assert [config.fusion for config in made] == [
+        "weighted" if fusion.HasField("weighted") else "rrf" for fusion in fusions().values()
+    ]
+    assert len({(config.fusion, config.fusion_dense_weight, config.fusion_k) for config in made}) == len(made)
+    assert made[0] == RetrieverConfig(), "of equals the default is taken"
 
 
 async def test_page_file_and_table_tell_the_same_and_no_foreign_markup(tmp_path: Path) -> None:
