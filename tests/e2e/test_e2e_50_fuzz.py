@@ -141,7 +141,7 @@ async def test_no_input_breaks_anything(stack: Stack, capsys) -> None:
                 group.create_task(work())
         late, fuzzer.late = fuzzer.late, []
         for case in late:
-            await fuzzer.run(case, 60.0, patient=True)
+            await fuzzer.run(case, 240.0, patient=True)
     seconds = time.perf_counter() - start
     with capsys.disabled():
         total = sum(fuzzer.codes.values()) - len(late)
