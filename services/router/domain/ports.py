@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from services.router.domain.advice import CollectionEvidence, Evidence, Profile
 from services.router.domain.records import Closing, Opening
 from services.router.domain.values import (
+    Answer,
     Citation,
     Draft,
     Lineage,
@@ -17,6 +19,7 @@ from services.router.domain.values import (
     Usage,
 )
 from tandem.prompts import Message
+from tandem.security import Principal
 
 
 class PartDown(Exception):
@@ -167,4 +170,36 @@ class Audit(Protocol):
 
     def close(self, closing: Closing) -> Coroutine[Any, Any, None]:
         """Records how it ended."""
+        ...
+
+
+class Documents(Protocol):
+    """Is the port to the collection's documents, as far as the caller may see them."""
+
+    async def changes(self, *, window_days: int, timeout_s: float) -> CollectionEvidence:
+        """Counts the documents and those that changed within the window; raises TandemError."""
+        ...
+
+
+class EvidenceSource(Protocol):
+    """Tells what was measured of a domain that is live."""
+
+    async def gather(self, *, tenant: str, domain: str, timeout_s: float) -> Evidence:
+        """Returns what could be measured; what could not is said in `missing`, never raised."""
+        ...
+
+
+class Profiles(Protocol):
+    """Knows the profiles of domains."""
+
+    def profile(self, domain: str, principal: Principal) -> Profile | None:
+        """Returns a domain's profile, None where it declares none; raises NotFound where the caller may not ask it."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told of every answer that was given."""
+
+    def note(self, answer: Answer, *, tenant: str, domain: str = "default") -> None:
+        """Takes what it needs of an answer; must be quick and must not fail."""
         ...
