@@ -4,13 +4,14 @@ import asyncio
 import sys
 
 from services.router import policies
+from services.router.advisor import Advisor, AnswerWindow, LiveEvidence
 from services.router.audit import AuditLog, AuditReader, Payloads
-from services.router.backend import PeerEmbedder, PeerGenerator, PeerRetriever
+from services.router.backend import PeerDocuments, PeerEmbedder, PeerGenerator, PeerRetriever
 from services.router.config import RouterConfig
 from services.router.engine import Admission, Ports, RouterEngine, RunSettings
 from services.router.grounding import LexicalGrounding
 from services.router.metrics import RouterMetrics
-from services.router.servicer import AuditServicer, RouterServicer
+from services.router.servicer import Adviser, AuditServicer, OneDomain, RouterServicer
 from tandem.rpc.channel import connect
 from tandem.rpc.server import App, Service, run
 from tandem.security import read_credential
@@ -35,6 +36,7 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
         max_queue=config.audit_queue,
     )
     reader = AuditReader(config.audit_url)
+    window = AnswerWindow()
     engine = RouterEngine(
         ports=Ports(
             embedder=PeerEmbedder(channels[0]),
@@ -58,8 +60,20 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
         tracer=telemetry.tracer,
         adapter_cache_s=config.adapter_cache_seconds,
         default_timeout_s=config.default_deadline_seconds,
+        observer=window,
     )
-    router = RouterServicer(engine, default_policy=config.default_policy, default_passages=config.default_passages)
+    adviser = Adviser(
+        Advisor(),
+        evidence=LiveEvidence(window, PeerDocuments(channels[1])),
+        profiles=OneDomain(),
+        default_timeout_s=config.default_deadline_seconds,
+    )
+    router = RouterServicer(
+        engine,
+        adviser=adviser,
+        default_policy=config.default_policy,
+        default_passages=config.default_passages,
+    )
     auditor = AuditServicer(reader)
 
     async def start() -> None:

@@ -16,6 +16,7 @@ from tandem.client.requests import (
     upload_frames,
 )
 from tandem.rpc import channel as channels
+from tandem.v1 import advice_pb2 as advice
 from tandem.v1 import audit_service_pb2 as audit
 from tandem.v1 import (
     audit_service_pb2_grpc,
@@ -97,6 +98,19 @@ class RouterClient(_Client):
     def list_policies(self, *, timeout: float | None = None) -> router.ListPoliciesResponse:
         """Returns the policies and the default one."""
         response: router.ListPoliciesResponse = self._call("ListPolicies", router.ListPoliciesRequest(), timeout)
+        return response
+
+    def advise(
+        self,
+        profile: advice.DomainProfile | None = None,
+        *,
+        domain: str = "",
+        include_tree: bool = False,
+        timeout: float | None = None,
+    ) -> advice.AdviseResponse:
+        """Returns which approach suits a profile, or a domain whose own profile it changes, and the tree if asked."""
+        request = advice.AdviseRequest(domain=domain, profile=profile, include_tree=include_tree)
+        response: advice.AdviseResponse = self._call("Advise", request, timeout)
         return response
 
 

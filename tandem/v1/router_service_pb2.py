@@ -23,56 +23,57 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from tandem.v1 import advice_pb2 as tandem_dot_v1_dot_advice__pb2
 from tandem.v1 import common_pb2 as tandem_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/v1/router_service.proto\x12\ttandem.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tandem/v1/common.proto\"(\n\x04Turn\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\"\xa7\x01\n\nAskRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12 \n\x07history\x18\x03 \x03(\x0b\x32\x0f.tandem.v1.Turn\x12\x19\n\x0cmax_passages\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_max_passages\"0\n\x0b\x41skResponse\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.tandem.v1.Answer\":\n\x10StreamAskRequest\x12&\n\x07request\x18\x01 \x01(\x0b\x32\x15.tandem.v1.AskRequest\"\xfb\x01\n\x11StreamAskResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.tandem.v1.AnswerStartedH\x00\x12+\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x17.tandem.v1.DecisionStepH\x00\x12+\n\x07sources\x18\x03 \x01(\x0b\x32\x18.tandem.v1.AnswerSourcesH\x00\x12\'\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x16.tandem.v1.AnswerDeltaH\x00\x12-\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x19.tandem.v1.AnswerFinishedH\x00\x42\x07\n\x05\x65vent\"N\n\rAnswerStarted\x12\x11\n\tanswer_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x1a\n\x12rewritten_question\x18\x03 \x01(\t\"5\n\rAnswerSources\x12$\n\x08passages\x18\x01 \x03(\x0b\x32\x12.tandem.v1.Passage\"\x1b\n\x0b\x41nswerDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"3\n\x0e\x41nswerFinished\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.tandem.v1.Answer\"\xf5\x02\n\x06\x41nswer\x12\x11\n\tanswer_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\tabstained\x18\x03 \x01(\x08\x12&\n\tcitations\x18\x04 \x03(\x0b\x32\x13.tandem.v1.Citation\x12$\n\x08passages\x18\x05 \x03(\x0b\x32\x12.tandem.v1.Passage\x12%\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x13.tandem.v1.Decision\x12)\n\nconfidence\x18\x07 \x01(\x0b\x32\x15.tandem.v1.Confidence\x12#\n\x07lineage\x18\x08 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12(\n\x08\x64\x65graded\x18\t \x03(\x0b\x32\x16.tandem.v1.Degradation\x12\x1f\n\x05usage\x18\n \x01(\x0b\x32\x10.tandem.v1.Usage\x12\'\n\x07timings\x18\x0b \x03(\x0b\x32\x16.tandem.v1.StageTiming\"\xc1\x01\n\x08\x43itation\x12(\n\x0b\x61nswer_span\x18\x01 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12*\n\rdocument_span\x18\x05 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\r\n\x05quote\x18\x06 \x01(\t\x12\x11\n\x04page\x18\x07 \x01(\x05H\x00\x88\x01\x01\x42\x07\n\x05_page\"0\n\nConfidence\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x13\n\x0b\x63\x61libration\x18\x02 \x01(\t\"\x7f\n\x08\x44\x65\x63ision\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x1f\n\x05route\x18\x02 \x01(\x0e\x32\x10.tandem.v1.Route\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.tandem.v1.DecisionStep\x12\x1a\n\x12rewritten_question\x18\x04 \x01(\t\"\xe4\x01\n\x0c\x44\x65\x63isionStep\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.tandem.v1.DecisionStep.Kind\x12\x1f\n\x05route\x18\x02 \x01(\x0e\x32\x10.tandem.v1.Route\x12\x0e\n\x06reason\x18\x03 \x01(\t\"w\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_CHOOSE\x10\x01\x12\x0f\n\x0bKIND_ACCEPT\x10\x02\x12\x11\n\rKIND_ESCALATE\x10\x03\x12\x12\n\x0eKIND_FALL_BACK\x10\x04\x12\x10\n\x0cKIND_ABSTAIN\x10\x05\"0\n\x0b\x44\x65gradation\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\t\"\x15\n\x13ListPoliciesRequest\"^\n\x14ListPoliciesResponse\x12.\n\x08policies\x18\x01 \x03(\x0b\x32\x1c.tandem.v1.PolicyDescription\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x02 \x01(\t\"6\n\x11PolicyDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t*B\n\x05Route\x12\x15\n\x11ROUTE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROUTE_FINETUNED\x10\x01\x12\r\n\tROUTE_RAG\x10\x02\x32\xe0\x01\n\rRouterService\x12\x34\n\x03\x41sk\x12\x15.tandem.v1.AskRequest\x1a\x16.tandem.v1.AskResponse\x12H\n\tStreamAsk\x12\x1b.tandem.v1.StreamAskRequest\x1a\x1c.tandem.v1.StreamAskResponse0\x01\x12O\n\x0cListPolicies\x12\x1e.tandem.v1.ListPoliciesRequest\x1a\x1f.tandem.v1.ListPoliciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/v1/router_service.proto\x12\ttandem.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tandem/v1/advice.proto\x1a\x16tandem/v1/common.proto\"(\n\x04Turn\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\"\xa7\x01\n\nAskRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12 \n\x07history\x18\x03 \x03(\x0b\x32\x0f.tandem.v1.Turn\x12\x19\n\x0cmax_passages\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_max_passages\"0\n\x0b\x41skResponse\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.tandem.v1.Answer\":\n\x10StreamAskRequest\x12&\n\x07request\x18\x01 \x01(\x0b\x32\x15.tandem.v1.AskRequest\"\xfb\x01\n\x11StreamAskResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.tandem.v1.AnswerStartedH\x00\x12+\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x17.tandem.v1.DecisionStepH\x00\x12+\n\x07sources\x18\x03 \x01(\x0b\x32\x18.tandem.v1.AnswerSourcesH\x00\x12\'\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x16.tandem.v1.AnswerDeltaH\x00\x12-\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x19.tandem.v1.AnswerFinishedH\x00\x42\x07\n\x05\x65vent\"N\n\rAnswerStarted\x12\x11\n\tanswer_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x1a\n\x12rewritten_question\x18\x03 \x01(\t\"5\n\rAnswerSources\x12$\n\x08passages\x18\x01 \x03(\x0b\x32\x12.tandem.v1.Passage\"\x1b\n\x0b\x41nswerDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"3\n\x0e\x41nswerFinished\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.tandem.v1.Answer\"\xf5\x02\n\x06\x41nswer\x12\x11\n\tanswer_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\tabstained\x18\x03 \x01(\x08\x12&\n\tcitations\x18\x04 \x03(\x0b\x32\x13.tandem.v1.Citation\x12$\n\x08passages\x18\x05 \x03(\x0b\x32\x12.tandem.v1.Passage\x12%\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x13.tandem.v1.Decision\x12)\n\nconfidence\x18\x07 \x01(\x0b\x32\x15.tandem.v1.Confidence\x12#\n\x07lineage\x18\x08 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12(\n\x08\x64\x65graded\x18\t \x03(\x0b\x32\x16.tandem.v1.Degradation\x12\x1f\n\x05usage\x18\n \x01(\x0b\x32\x10.tandem.v1.Usage\x12\'\n\x07timings\x18\x0b \x03(\x0b\x32\x16.tandem.v1.StageTiming\"\xc1\x01\n\x08\x43itation\x12(\n\x0b\x61nswer_span\x18\x01 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12*\n\rdocument_span\x18\x05 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\r\n\x05quote\x18\x06 \x01(\t\x12\x11\n\x04page\x18\x07 \x01(\x05H\x00\x88\x01\x01\x42\x07\n\x05_page\"0\n\nConfidence\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x13\n\x0b\x63\x61libration\x18\x02 \x01(\t\"\x7f\n\x08\x44\x65\x63ision\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x1f\n\x05route\x18\x02 \x01(\x0e\x32\x10.tandem.v1.Route\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.tandem.v1.DecisionStep\x12\x1a\n\x12rewritten_question\x18\x04 \x01(\t\"\xe4\x01\n\x0c\x44\x65\x63isionStep\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.tandem.v1.DecisionStep.Kind\x12\x1f\n\x05route\x18\x02 \x01(\x0e\x32\x10.tandem.v1.Route\x12\x0e\n\x06reason\x18\x03 \x01(\t\"w\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_CHOOSE\x10\x01\x12\x0f\n\x0bKIND_ACCEPT\x10\x02\x12\x11\n\rKIND_ESCALATE\x10\x03\x12\x12\n\x0eKIND_FALL_BACK\x10\x04\x12\x10\n\x0cKIND_ABSTAIN\x10\x05\"0\n\x0b\x44\x65gradation\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\t\"\x15\n\x13ListPoliciesRequest\"^\n\x14ListPoliciesResponse\x12.\n\x08policies\x18\x01 \x03(\x0b\x32\x1c.tandem.v1.PolicyDescription\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x02 \x01(\t\"6\n\x11PolicyDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t*B\n\x05Route\x12\x15\n\x11ROUTE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROUTE_FINETUNED\x10\x01\x12\r\n\tROUTE_RAG\x10\x02\x32\x9f\x02\n\rRouterService\x12\x34\n\x03\x41sk\x12\x15.tandem.v1.AskRequest\x1a\x16.tandem.v1.AskResponse\x12H\n\tStreamAsk\x12\x1b.tandem.v1.StreamAskRequest\x1a\x1c.tandem.v1.StreamAskResponse0\x01\x12O\n\x0cListPolicies\x12\x1e.tandem.v1.ListPoliciesRequest\x1a\x1f.tandem.v1.ListPoliciesResponse\x12=\n\x06\x41\x64vise\x12\x18.tandem.v1.AdviseRequest\x1a\x19.tandem.v1.AdviseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.router_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUTE']._serialized_start=2102
-  _globals['_ROUTE']._serialized_end=2168
-  _globals['_TURN']._serialized_start=102
-  _globals['_TURN']._serialized_end=142
-  _globals['_ASKREQUEST']._serialized_start=145
-  _globals['_ASKREQUEST']._serialized_end=312
-  _globals['_ASKRESPONSE']._serialized_start=314
-  _globals['_ASKRESPONSE']._serialized_end=362
-  _globals['_STREAMASKREQUEST']._serialized_start=364
-  _globals['_STREAMASKREQUEST']._serialized_end=422
-  _globals['_STREAMASKRESPONSE']._serialized_start=425
-  _globals['_STREAMASKRESPONSE']._serialized_end=676
-  _globals['_ANSWERSTARTED']._serialized_start=678
-  _globals['_ANSWERSTARTED']._serialized_end=756
-  _globals['_ANSWERSOURCES']._serialized_start=758
-  _globals['_ANSWERSOURCES']._serialized_end=811
-  _globals['_ANSWERDELTA']._serialized_start=813
-  _globals['_ANSWERDELTA']._serialized_end=840
-  _globals['_ANSWERFINISHED']._serialized_start=842
-  _globals['_ANSWERFINISHED']._serialized_end=893
-  _globals['_ANSWER']._serialized_start=896
-  _globals['_ANSWER']._serialized_end=1269
-  _globals['_CITATION']._serialized_start=1272
-  _globals['_CITATION']._serialized_end=1465
-  _globals['_CONFIDENCE']._serialized_start=1467
-  _globals['_CONFIDENCE']._serialized_end=1515
-  _globals['_DECISION']._serialized_start=1517
-  _globals['_DECISION']._serialized_end=1644
-  _globals['_DECISIONSTEP']._serialized_start=1647
-  _globals['_DECISIONSTEP']._serialized_end=1875
-  _globals['_DECISIONSTEP_KIND']._serialized_start=1756
-  _globals['_DECISIONSTEP_KIND']._serialized_end=1875
-  _globals['_DEGRADATION']._serialized_start=1877
-  _globals['_DEGRADATION']._serialized_end=1925
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=1927
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=1948
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1950
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2044
-  _globals['_POLICYDESCRIPTION']._serialized_start=2046
-  _globals['_POLICYDESCRIPTION']._serialized_end=2100
-  _globals['_ROUTERSERVICE']._serialized_start=2171
-  _globals['_ROUTERSERVICE']._serialized_end=2395
+  _globals['_ROUTE']._serialized_start=2126
+  _globals['_ROUTE']._serialized_end=2192
+  _globals['_TURN']._serialized_start=126
+  _globals['_TURN']._serialized_end=166
+  _globals['_ASKREQUEST']._serialized_start=169
+  _globals['_ASKREQUEST']._serialized_end=336
+  _globals['_ASKRESPONSE']._serialized_start=338
+  _globals['_ASKRESPONSE']._serialized_end=386
+  _globals['_STREAMASKREQUEST']._serialized_start=388
+  _globals['_STREAMASKREQUEST']._serialized_end=446
+  _globals['_STREAMASKRESPONSE']._serialized_start=449
+  _globals['_STREAMASKRESPONSE']._serialized_end=700
+  _globals['_ANSWERSTARTED']._serialized_start=702
+  _globals['_ANSWERSTARTED']._serialized_end=780
+  _globals['_ANSWERSOURCES']._serialized_start=782
+  _globals['_ANSWERSOURCES']._serialized_end=835
+  _globals['_ANSWERDELTA']._serialized_start=837
+  _globals['_ANSWERDELTA']._serialized_end=864
+  _globals['_ANSWERFINISHED']._serialized_start=866
+  _globals['_ANSWERFINISHED']._serialized_end=917
+  _globals['_ANSWER']._serialized_start=920
+  _globals['_ANSWER']._serialized_end=1293
+  _globals['_CITATION']._serialized_start=1296
+  _globals['_CITATION']._serialized_end=1489
+  _globals['_CONFIDENCE']._serialized_start=1491
+  _globals['_CONFIDENCE']._serialized_end=1539
+  _globals['_DECISION']._serialized_start=1541
+  _globals['_DECISION']._serialized_end=1668
+  _globals['_DECISIONSTEP']._serialized_start=1671
+  _globals['_DECISIONSTEP']._serialized_end=1899
+  _globals['_DECISIONSTEP_KIND']._serialized_start=1780
+  _globals['_DECISIONSTEP_KIND']._serialized_end=1899
+  _globals['_DEGRADATION']._serialized_start=1901
+  _globals['_DEGRADATION']._serialized_end=1949
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=1951
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=1972
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1974
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2068
+  _globals['_POLICYDESCRIPTION']._serialized_start=2070
+  _globals['_POLICYDESCRIPTION']._serialized_end=2124
+  _globals['_ROUTERSERVICE']._serialized_start=2195
+  _globals['_ROUTERSERVICE']._serialized_end=2482
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from tandem.v1 import advice_pb2 as tandem_dot_v1_dot_advice__pb2
 from tandem.v1 import router_service_pb2 as tandem_dot_v1_dot_router__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -51,6 +52,11 @@ class RouterServiceStub:
                 request_serializer=tandem_dot_v1_dot_router__service__pb2.ListPoliciesRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_router__service__pb2.ListPoliciesResponse.FromString,
                 _registered_method=True)
+        self.Advise = channel.unary_unary(
+                '/tandem.v1.RouterService/Advise',
+                request_serializer=tandem_dot_v1_dot_advice__pb2.AdviseRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_advice__pb2.AdviseResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -86,6 +92,16 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Advise(self, request, context):
+        """Advise says whether retrieval, fine-tuning or both suit a domain, and by
+        which policy; it changes nothing. Needs the role "user". Fails with
+        INVALID_ARGUMENT when a factor is missing or unknown, NOT_FOUND for a
+        domain that the caller may not ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -103,6 +119,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.ListPolicies,
                     request_deserializer=tandem_dot_v1_dot_router__service__pb2.ListPoliciesRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_router__service__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'Advise': grpc.unary_unary_rpc_method_handler(
+                    servicer.Advise,
+                    request_deserializer=tandem_dot_v1_dot_advice__pb2.AdviseRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_advice__pb2.AdviseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -188,6 +209,33 @@ class RouterService:
             '/tandem.v1.RouterService/ListPolicies',
             tandem_dot_v1_dot_router__service__pb2.ListPoliciesRequest.SerializeToString,
             tandem_dot_v1_dot_router__service__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Advise(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RouterService/Advise',
+            tandem_dot_v1_dot_advice__pb2.AdviseRequest.SerializeToString,
+            tandem_dot_v1_dot_advice__pb2.AdviseResponse.FromString,
             options,
             channel_credentials,
             insecure,

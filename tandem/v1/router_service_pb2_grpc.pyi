@@ -5,6 +5,7 @@ Questions in, answers with their provenance out."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from tandem.v1 import advice_pb2 as _advice_pb2
 from tandem.v1 import router_service_pb2 as _router_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -50,6 +51,12 @@ class RouterServiceStub:
     """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_router_service_pb2.ListPoliciesRequest, _router_service_pb2.ListPoliciesResponse]
     """ListPolicies names the policies that this router can answer by."""
+    Advise: _grpc.UnaryUnaryMultiCallable[_advice_pb2.AdviseRequest, _advice_pb2.AdviseResponse]
+    """Advise says whether retrieval, fine-tuning or both suit a domain, and by
+    which policy; it changes nothing. Needs the role "user". Fails with
+    INVALID_ARGUMENT when a factor is missing or unknown, NOT_FOUND for a
+    domain that the caller may not ask.
+    """
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -73,6 +80,12 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_router_service_pb2.ListPoliciesRequest, _router_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """ListPolicies names the policies that this router can answer by."""
+    Advise: _aio.UnaryUnaryMultiCallable[_advice_pb2.AdviseRequest, _advice_pb2.AdviseResponse]  # type: ignore[assignment]
+    """Advise says whether retrieval, fine-tuning or both suit a domain, and by
+    which policy; it changes nothing. Needs the role "user". Fails with
+    INVALID_ARGUMENT when a factor is missing or unknown, NOT_FOUND for a
+    domain that the caller may not ask.
+    """
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
     """RouterService answers questions. For each it decides which path answers,
@@ -111,5 +124,17 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_service_pb2.ListPoliciesResponse, _abc.Awaitable[_router_service_pb2.ListPoliciesResponse]]:
         """ListPolicies names the policies that this router can answer by."""
+
+    @_abc_1.abstractmethod
+    def Advise(
+        self,
+        request: _advice_pb2.AdviseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_advice_pb2.AdviseResponse, _abc.Awaitable[_advice_pb2.AdviseResponse]]:
+        """Advise says whether retrieval, fine-tuning or both suit a domain, and by
+        which policy; it changes nothing. Needs the role "user". Fails with
+        INVALID_ARGUMENT when a factor is missing or unknown, NOT_FOUND for a
+        domain that the caller may not ask.
+        """
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

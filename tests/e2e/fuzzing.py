@@ -116,6 +116,22 @@ _TEMPLATES: dict[str, list[dict]] = {
     ],
     "Ask": [{"question": "a", "policy": "none", "history": [{"question": "b", "answer": "c"}], "max_passages": 3}],
     "StreamAsk": [{"request": {"question": "a", "policy": "none", "as_of": {"seconds": 1, "nanos": 1}}}],
+    "Advise": [
+        {
+            "domain": "default",
+            "include_tree": True,
+            "profile": {
+                "data_volatility": "quarterly",
+                "domain_specificity": "specialised",
+                "latency_limit": {"seconds": 1},
+                "questions_per_month": 1000,
+                "compliance": "audit",
+                "infrastructure_maturity": "gpu-training",
+                "explainability": "useful",
+                "costs": {"currency": "EUR", "per_search": 0.001, "training": 100.0, "trainings_per_month": 1.0},
+            },
+        }
+    ],
     "GetAuditRecords": [{"answer_id": "0" * 32}],
     "ListAuditRecords": [{"page_size": 1, "page_token": "x", "start_time": {"seconds": 1}, "end_time": {"seconds": 2}}],
 }

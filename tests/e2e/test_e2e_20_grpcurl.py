@@ -90,6 +90,14 @@ CALLS = [
         0,
     ),
     ("router", "RouterService/ListPolicies", "{}", "cascade", 0),
+    (
+        "router",
+        "RouterService/Advise",
+        '{"domain": "default", "profile": {"data_volatility": "daily", "domain_specificity": "general", '
+        '"compliance": "none", "infrastructure_maturity": "basic", "explainability": "useful"}}',
+        "rag-untrained",
+        0,
+    ),
     ("router", "AuditService/ListAuditRecords", '{"page_size": 2}', "next_page_token", 0),
     ("router", "AuditService/VerifyAuditChain", "{}", '"intact": true', 0),
     ("router", "AuditService/GetAuditRecords", '{"answer_id": "none"}', "NotFound", 69),

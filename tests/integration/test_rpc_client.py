@@ -10,6 +10,7 @@ import pytest
 from tandem import client as sdk
 from tandem import errors
 from tandem.client.requests import DATA_FRAME_BYTES
+from tandem.v1 import advice_pb2 as advice
 from tandem.v1 import audit_service_pb2 as audit
 from tandem.v1 import embedder_service_pb2 as embedder
 from tandem.v1 import generator_service_pb2 as generator
@@ -203,6 +204,7 @@ async def test_the_rest_passes_through(prefix: str) -> None:
         RollBackAdapter=generator.RollBackAdapterResponse(previous_version="r"),
         SetAdapterCanary=generator.SetAdapterCanaryResponse(adapter=generator.Adapter(canary_share=0.5)),
         ListPolicies=router.ListPoliciesResponse(default_policy="cascade"),
+        Advise=advice.AdviseResponse(tree_svg="<svg/>"),
         GetAuditRecords=audit.GetAuditRecordsResponse(records=[record]),
         VerifyAuditChain=audit.VerifyAuditChainResponse(chains=[chain]),
     )
@@ -238,9 +240,12 @@ async def test_the_rest_passes_through(prefix: str) -> None:
         assert (await use(address, making, "roll_back_adapter", "a")).previous_version == "r"
         assert (await use(address, making, "set_adapter_canary", "a", 0.5, version="v")).adapter.canary_share == 0.5
         assert (await use(address, asking, "list_policies")).default_policy == "cascade"
+        described = advice.DomainProfile(compliance="audit")
+        assert (await use(address, asking, "advise", described, domain="d", include_tree=True)).tree_svg == "<svg/>"
         assert await use(address, auditing, "get_records", "a1") == [record]
         assert await use(address, auditing, "verify") == [chain]
     assert canned.asked["Embed"][0].texts == ["a", "b"]
+    assert canned.asked["Advise"] == [advice.AdviseRequest(domain="d", profile=described, include_tree=True)]
     assert [request.text for request in canned.asked["StreamEmbed"]] == ["a", "b"]
     assert canned.asked["Rerank"] == [embedder.RerankRequest(query="q", texts=["a"])]
     assert canned.asked["ClassifyPairs"] == [embedder.ClassifyPairsRequest(pairs=[{"first": "a", "second": "b"}])]

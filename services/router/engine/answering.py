@@ -20,6 +20,7 @@ from services.router.domain import (
     Generator,
     Grounding,
     NoAdapter,
+    Observer,
     Opening,
     Outcome,
     PartDown,
@@ -66,6 +67,7 @@ class RouterEngine:
         tracer: Tracer,
         adapter_cache_s: float,
         default_timeout_s: float,
+        observer: Observer | None = None,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self.policies = policies
@@ -74,6 +76,7 @@ class RouterEngine:
         self._metrics = metrics
         self._tracer = tracer
         self._default_timeout_s = default_timeout_s
+        self._observer = observer
         self._new_id = new_id
         self._records: set[asyncio.Task[None]] = set()
         self._tools = Tools(
@@ -145,7 +148,10 @@ class RouterEngine:
             raise
         self._count(policy.name, run=run, outcome=outcome, route=answer.draft.route)
         self._metrics.citations.inc(len(answer.draft.citations))
-        return replace(answer, timings=run.timings())
+        answer = replace(answer, timings=run.timings())
+        if self._observer is not None:
+            self._observer.note(answer, tenant=question.principal.tenant)
+        return answer
 
     async def _decided(
         self, answer_id: str, *, run: Run, policy: Policy, emit: Emit, opening: asyncio.Task[None]

@@ -8,10 +8,11 @@ import grpc
 
 from services.router.domain import Answer, Event, Question
 from services.router.engine import RouterEngine
+from services.router.servicer.advise import Adviser
 from services.router.servicer.check import question_of
 from services.router.servicer.convert import answer_to_proto, event_to_proto
 from tandem.rpc import call
-from tandem.v1 import router_service_pb2, router_service_pb2_grpc
+from tandem.v1 import advice_pb2, router_service_pb2, router_service_pb2_grpc
 
 _MAX_EVENTS = 64
 """Events that may wait for a slow reader before the path that makes them waits, too."""
@@ -20,10 +21,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
-    """Checks, calls the engine, converts."""
+    """Checks, calls the engine or the advisor, converts."""
 
-    def __init__(self, engine: RouterEngine, *, default_policy: str, default_passages: int) -> None:
+    def __init__(self, engine: RouterEngine, *, adviser: Adviser, default_policy: str, default_passages: int) -> None:
         self._engine = engine
+        self._adviser = adviser
         self._default_policy = default_policy
         self._default_passages = default_passages
 
@@ -65,6 +67,10 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             ],
             default_policy=self._default_policy,
         )
+
+    async def Advise(self, request: advice_pb2.AdviseRequest, context: Context) -> advice_pb2.AdviseResponse:
+        """Says which approach suits a domain, and why."""
+        return await self._adviser.answer(request)
 
     def _question(self, request: router_service_pb2.AskRequest) -> Question:
         return question_of(
