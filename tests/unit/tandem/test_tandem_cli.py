@@ -77,6 +77,7 @@ def test_a_misspelt_variable_is_refused(home: Home, monkeypatch: pytest.MonkeyPa
 def test_every_command_explains_itself_and_takes_json() -> None:
     runner = CliRunner()
     for command in (
+        "advise",
         "ask",
         "policies",
         "ingest",
