@@ -104,17 +104,26 @@ def calibrate(rows: Sequence[Row], wish: Wish) -> Calibration:
     notes += [f"{name} is left out: it is the same in all answers" for name in names if name not in model.names]
     confidence = model.confidence(_matrix(held, model.names))
     answers = _judged(held, confidence)
-    order = sequence(_judged(given, unseen), len(np.unique(answers.groups)), risk=wish.risk)
+    num_groups = len(np.unique(answers.groups))
+    order = sequence(_judged(given, unseen), num_groups, risk=wish.risk)
     certificate = certify(answers, order, risk=wish.risk, delta=1 - wish.level)
+    if (least := least_groups(wish)) > num_groups:
+        notes.append(f"{num_groups} groups certify; {least} are needed even if no answer is wrong: add questions")
     return _measured(model, certificate, wish, rows, fitting, certifying, held, confidence, notes)
 
 
 def split(rows: Sequence[Row], *, share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Returns the rows of a share of the groups, drawn by the seed, and the others."""
     groups = sorted({row.group for row in rows})
-    drawn = np.random.default_rng(seed).permutation(len(groups))[: max(1, round(share * len(groups)))]
+    num = min(max(1, round(share * len(groups))), len(groups) - 1)
+    drawn = np.random.default_rng(seed).permutation(len(groups))[:num]
     first = {groups[place] for place in drawn}
     return [row for row in rows if row.group in first], [row for row in rows if row.group not in first]
+
+
+def least_groups(wish: Wish) -> int:
+    """Returns how many groups can certify anything: without a wrong answer the p-value of n is (1 - risk)^n."""
+    return math.ceil(math.log(1 - wish.level) / math.log(1 - wish.risk))
 
 
 def _check(rows: Sequence[Row], wish: Wish) -> None:
@@ -123,6 +132,8 @@ def _check(rows: Sequence[Row], wish: Wish) -> None:
             f"{len(rows)} labelled questions are too few to certify a threshold: {missing} more are needed, "
             f"{MIN_QUESTIONS} in all"
         )
+    if len({row.group for row in rows}) < 2:
+        raise InvalidInput("all questions are of one group, which cannot be split; name groups that are independent")
     for name, value in (("risk", wish.risk), ("level", wish.level), ("fitting_share", wish.fitting_share)):
         if not 0 < value < 1:
             raise InvalidInput.of(name, f"is more than 0 and less than 1, not {value:g}")

@@ -56,6 +56,14 @@ def test_shares_that_are_none_are_refused(wish):
         calibrate(answers(300), wish)
 
 
+def test_too_few_groups_are_told():
+    found = calibrate(answers(300, group_size=10), Wish())
+    assert found.certificate.threshold is None
+    assert "18 groups certify; 29 are needed even if no answer is wrong: add questions" in found.notes
+    with pytest.raises(InvalidInput, match="all questions are of one group"):
+        calibrate(answers(300, group_size=300), Wish())
+
+
 def test_groups_stay_whole():
     first, second = split(answers(group_size=5), share=0.4, seed=3)
     assert not {row.group for row in first} & {row.group for row in second}
