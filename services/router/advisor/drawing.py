@@ -187,7 +187,7 @@ def _said(advice: Advice) -> Iterator[_Line]:
     if advice.contradictions:
         yield _Line("Measured against it", TEXT, True)
     for found in advice.contradictions:
-        yield _Line(found.text, SMALL, False, after=0.8)
+        yield _Line(found.text, SMALL, False, after=3 if found is advice.contradictions[-1] else 0.8)
     yield _Line("What single change would flip it", TEXT, True)
     for flip in advice.flips:
         change = f"{_name(flip.factor)}: {flip.changed} instead of {flip.declared}"
