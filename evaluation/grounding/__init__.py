@@ -1,0 +1,1 @@
+"""Groundedness on labelled answers: how well it tells supported from unsupported, beside what costs nothing."""
