@@ -110,7 +110,10 @@ async def _answers(
     for mode in (*MODES.values(), *others):
         print(f"{name}: {mode.name}", flush=True)
         try:
-            found[mode.name] = await asking.ask(mode, few if mode.rerank else asked, lambda: None)
+            if mode.rerank:  # one at a time: what a few of them read fills the embedder's queue
+                found[mode.name] = await replace(asking, concurrency=1).ask(mode, few, lambda: None)
+            else:
+                found[mode.name] = await asking.ask(mode, asked, lambda: None)
         except NotServed as error:
             absent[mode.name] = str(error)
     return found, absent
