@@ -1,5 +1,6 @@
 """Computes token vectors with torch: BERT on a CPU without padding, everything else as transformers does it."""
 
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from transformers import AutoModel, PreTrainedModel
 from services.embedder.backend.folder import ModelFolder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_MAX_SCORES = 1 << 20
+"""Attention scores computed at once: what fits a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Bert:
             embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         ).detach()  # every text is of the first type
         self._embedded = embeddings.LayerNorm
+        self._of_thread = threading.local()
         self._layers = [self._layer(layer) for layer in model.encoder.layer]
 
     def _layer(self, layer: Any) -> tuple[_Linear, _Linear, Any, _Linear, _Linear, Any]:
@@ -151,14 +155,36 @@ class Bert:
         out = qkv.new_empty(qkv.shape[0], self.dimension)
         at = 0
         for rows, length in shapes:
-            end = at + rows * length
-            split = qkv[at:end].view(rows, length, 3, heads, size).permute(2, 0, 3, 1, 4)  # (3, rows, heads, T, size)
-            query, key, value = split.unbind()
-            # Scaled already: see _layer.
-            mixed = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
-            out[at:end].view(rows, length, heads, size).copy_(mixed.transpose(1, 2))
-            at = end
+            step = max(1, _MAX_SCORES // (heads * length * length))
+            for first in range(0, rows, step):
+                n = min(step, rows - first)
+                end = at + n * length
+                split = qkv[at:end].view(n, length, 3, heads, size).permute(2, 0, 3, 1, 4)  # (3, n, heads, T, size)
+                mixed = self._mix(*split.unbind())
+                out[at:end].view(n, length, heads, size).copy_(mixed.transpose(1, 2))
+                at = end
         return out
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Returns each token's share of the values, (n, heads, T, size); the query is scaled already, see _layer."""
+        if self._dtype == torch.float32:
+            return functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        # torch's fused kernel takes twice as long in bf16 with heads as small as these.
+        n, heads, length, _ = query.shape
+        scores, weights = self._room(n * heads, length)
+        torch.bmm(query.reshape(n * heads, length, -1), key.reshape(n * heads, length, -1).transpose(1, 2), out=scores)
+        torch.softmax(scores, -1, dtype=torch.float32, out=weights)
+        mixed = torch.bmm(scores.copy_(weights), value.reshape(n * heads, length, -1))
+        return mixed.view(n, heads, length, -1)
+
+    def _room(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        """Returns memory of the calling thread for scores (rows, T, T) in both formats."""
+        size = rows * length * length
+        if getattr(self._of_thread, "size", 0) < size:
+            self._of_thread.size = max(size, _MAX_SCORES)
+            self._of_thread.room = [torch.empty(self._of_thread.size, dtype=d) for d in (self._dtype, torch.float32)]
+        narrow, wide = (each[:size].view(rows, length, length) for each in self._of_thread.room)
+        return narrow, wide
 
 
 def load_hidden(folder: ModelFolder, *, precision: str, device: str) -> Hidden:
