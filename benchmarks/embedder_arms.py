@@ -28,6 +28,8 @@ _START_S, _ANSWER_S = 300.0, 900.0
 _MAX_LINE = 1 << 28
 _CALL_TEXTS, _CALLS = 64, 4
 _OURS = ("TANDEM_", "EMBEDDER_", "OTEL_")
+# What `tandem up` sets, for all arms alike.
+_QUIET = {"GOMP_SPINCOUNT": "20000", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
 Rows = list["array[float]"]
 
 
@@ -202,8 +204,7 @@ async def http_server(model: Path, threads: int) -> AsyncIterator[Embedder]:
 @asynccontextmanager
 async def _process(module: str, arguments: list[str], threads: int) -> AsyncIterator[asyncio.subprocess.Process]:
     environment = {
-        **os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-        "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT),
+        **os.environ, **_QUIET, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     process = await asyncio.create_subprocess_exec(
         str(environments.python("embedder")), "-m", f"benchmarks.peers.{module}", *arguments, env=environment,
@@ -233,7 +234,7 @@ def ours(settings: dict[str, str]) -> Start:
                 "LISTEN": target, "METRICS_LISTEN": metrics, "TOKEN_FILE": str(home / "tokens.json"),
                 "MODEL": str(model), "WORKERS": str(threads), "THREADS": "1", "CACHE_TEXTS": "0", **settings,
             }  # fmt: skip
-            environment = inherited | {f"EMBEDDER_{key}": value for key, value in own.items()}
+            environment = inherited | _QUIET | {f"EMBEDDER_{key}": value for key, value in own.items()}
             spec = Spec("embedder", "tandem.v1.EmbedderService", target, metrics, environment)
             async with Supervisor([spec], home=home).running() as supervisor:
                 await supervisor.wait_ready(timeout_s=_START_S)

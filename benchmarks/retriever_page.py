@@ -77,7 +77,8 @@ def _quality(name: str, row: dict[str, Any]) -> list[str]:
     exact = row["dense and brute force"]
     lines.append(
         f"- dense and brute force: the same first ten documents for {exact['same first ten documents']:.1%} of the "
-        f"queries, nDCG@10 differs by at most {exact['largest difference of nDCG@10']:.4f}"
+        f"queries, nDCG@10 differs by at most {exact['largest difference of nDCG@10']:.4f}, "
+        f"cosine at the same place by {exact['largest difference of cosine']:.6f}"
     )
     return [*lines, *(f"- {note}" for note in row["notes"])]
 

@@ -1,5 +1,6 @@
 """Asks the queries of a benchmark in one mode after the other, and times each call."""
 
+import asyncio
 import random
 import time
 from collections import deque
@@ -8,12 +9,13 @@ from dataclasses import dataclass, field
 
 from evaluation.retrieval.documents import side_by_side
 from tandem.client import AsyncRetrieverClient
-from tandem.errors import FailedPrecondition, Unimplemented
+from tandem.errors import FailedPrecondition, Overloaded, Unimplemented
 from tandem.v1 import retriever_service_pb2 as retriever
 
 TOP_K = 100
 _MAX_QUERY = 8192
 _WARM_UP = 3
+_TRIES, _PAUSE_S = 6, 1.0
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,14 @@ class Asking:
     async def ask(self, mode: Mode, queries: Mapping[str, str], on_done: Callable[[], None]) -> Answers:
         """Asks all queries, some at once; raises NotServed where the services do not have the mode."""
         for text in list(queries.values())[:_WARM_UP]:
-            await self._search(mode, text)
+            await self._patiently(mode, text)
         found = Answers()
         waiting = deque(queries.items())
 
         async def work() -> None:
             while waiting:
                 name, text = waiting.popleft()
-                started = time.perf_counter()
-                response = await self._search(mode, text)
-                found.seconds[name] = time.perf_counter() - started
+                response, found.seconds[name] = await self._patiently(mode, text)
                 found.rankings[name] = self.documents(response.passages)
                 for timing in response.timings:
                     taken = timing.duration.ToMicroseconds() / 1e6
@@ -84,6 +84,19 @@ class Asking:
 
         await side_by_side(work, min(self.concurrency, len(queries)))
         return found
+
+    async def _patiently(self, mode: Mode, text: str) -> tuple[retriever.SearchResponse, float]:
+        """Returns an answer and the seconds that its call took; where the services are full, waits as they ask for."""
+        tries = _TRIES
+        while True:
+            started = time.perf_counter()
+            try:
+                return await self._search(mode, text), time.perf_counter() - started
+            except Overloaded as error:
+                tries -= 1
+                if tries == 0:
+                    raise
+                await asyncio.sleep(max(_PAUSE_S, error.retry_after_s))
 
     def documents(self, passages: Sequence[object]) -> list[str]:
         """Returns the documents of passages by their best one, in order."""

@@ -28,7 +28,7 @@ class EmbedderConfig(ServerConfig):
         choices=("auto", "fp32", "bf16", "int8"),
         help="Number format of weights and activations; auto is bf16 where the device computes in it, else fp32. bf16 "
         "turns vectors so little that they may share a collection with fp32 ones; int8, which is calibrated when "
-        "the model is loaded for the first time, turns them more and should not.",
+        "the model is loaded for the first time, turns them more: it is served as a model of its own.",
     )
     cache_dir: Path | None = setting(
         None,

@@ -29,7 +29,7 @@ class ModelInfo:
 
     name: str
     sha256: str
-    """SHA-256 of the weights in lower-case hexadecimal."""
+    """SHA-256 of the weights in lower-case hexadecimal; another one where int8 makes other vectors of them."""
     dimension: int
     """Number of components of a vector, or of labels."""
     max_tokens: int
@@ -105,7 +105,7 @@ class Limits:
 
 
 class Model(Protocol[_Input, _Covariant]):
-    """Runs one model. Tokenises on one thread and computes on others, at most ``Limits.workers`` calls at a time."""
+    """Runs one model. Tokenises on some threads and computes on others, at most ``Limits.workers`` calls at a time."""
 
     @property
     def info(self) -> ModelInfo:

@@ -141,7 +141,8 @@ class Lineage(_message.Message):
     """model is the name of the base model."""
     model_sha256: _builtins.str
     """model_sha256 is the SHA-256 of the base model's weights in lower-case
-    hexadecimal.
+    hexadecimal; where they are quantised so that outputs differ (int8), one
+    that is derived from it.
     """
     adapter: _builtins.str
     """adapter is the name of the adapter on top; empty when the base model

@@ -15,7 +15,8 @@ class FakeEncoder:
     """Implements the Encoder port: one token for each word, framed by two special ones.
 
     The vector depends on the text's tokens alone. A batch with the word "crash" raises. While ``gate`` is clear, run
-    waits in its thread; ``running`` is set once it does. ``batches`` records the token rows of every batch.
+    waits in its thread; ``running`` is set once it does. ``batches`` records the token rows of every batch,
+    ``tokenizers`` the names of the threads that tokenised.
     """
 
     def __init__(self, *, info: ModelInfo = FAKE_MODEL) -> None:
@@ -24,9 +25,11 @@ class FakeEncoder:
         self.gate.set()
         self.running = threading.Event()
         self.batches: list[list[list[int]]] = []
+        self.tokenizers: list[str] = []
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Returns one id for each word, cut to the model's limit."""
+        self.tokenizers.append(threading.current_thread().name)
         rows = [[1, *map(word_id, text.split()), 2] for text in texts]
         limit = self.info.max_tokens
         return [TokenizedText(row[:limit], truncated=len(row) > limit) for row in rows]
@@ -73,7 +76,7 @@ class FakeScorer:
 
     def run(self, batch: Sequence[TokenizedText]) -> list[Scores]:
         """Returns the scores of each row."""
-        found = []
+        found: list[Scores] = []
         for row in batch:
             texts = [{i for i, kind in zip(row.ids, row.types, strict=True) if kind == number} for number in (0, 1)]
             found.append([float(len(texts[0] & texts[1])), *map(float, map(len, texts))][: self.info.dimension])

@@ -55,6 +55,8 @@ class FakeRetriever:
 
     async def search(self, query: str, **options: Any) -> pb.SearchResponse:
         """Ranks the documents of the wanted label."""
+        if self.faults:
+            raise self.faults.pop(0)
         self.searches.append({"query": query, **options})
         if options["rerank"] and self.reranks is None:
             raise FailedPrecondition("there is no reranker", reason="RERANKER_NOT_CONFIGURED")

@@ -72,6 +72,15 @@ def test_bf16_stays_close(encoder: Encoder) -> None:
     assert cosine.min() > 0.999
 
 
+def test_bf16_attends_to_many_texts_of_one_length_as_to_each_alone() -> None:
+    half = load(precision="bf16")
+    texts = [f"{word} " * 200 for word in ("house", "claim", "car", "water", "fire", "letter", "day")]
+    alone = torch.cat([vectors(half, [text]) for text in texts])
+    together = vectors(half, texts)
+    assert (alone * together).sum(1).min() > 0.9999
+    assert (together @ together.T).fill_diagonal_(0).max() < 0.9
+
+
 def test_describes_the_model(encoder: Encoder) -> None:
     weights = find_folder(BUNDLED_MODEL) / "model.safetensors"
     assert encoder.info.name == BUNDLED_MODEL

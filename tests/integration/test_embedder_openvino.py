@@ -39,6 +39,9 @@ def test_stays_close_to_torch(
     assert (encoder.info.dimension, encoder.info.precision) == (384, precision)
     alone = torch.tensor([list(encoder.run([tokens])[0]) for tokens in encoder.tokenize(TEXTS)])
     assert (alone * found).sum(1).min() > 0.999
+    plain = load("torch", "fp32").info
+    same = (encoder.info.name, encoder.info.sha256) == (plain.name, plain.sha256)
+    assert same == (precision != "int8")  # whose vectors belong into a collection of their own
     if precision == "int8":  # kept from here on: nothing is calibrated again
         monkeypatch.setattr("services.embedder.backend.openvino.OpenVinoEncoder._quantise", None)
         assert torch.allclose(vectors(load("openvino", precision, cache_dir=tmp_path)), found, atol=1e-5)

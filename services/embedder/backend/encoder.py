@@ -2,10 +2,10 @@
 
 from array import array
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from services.embedder.backend.folder import ModelFolder, clean, hash_weights, load_tokenizer
@@ -53,11 +53,11 @@ class TorchEncoder(TextTokenizer):
     @torch.inference_mode()
     def run(self, batch: Sequence[TokenizedText]) -> list[Vector]:
         """Returns one vector for each text."""
-        pooled = torch.empty(len(batch), self.info.dimension)  # (B, D)
-        for group in self._hidden([tokens.ids for tokens in batch]):
-            rows: Tensor = group.vectors[:, 0] if self._pooling == "cls" else group.mean()
-            pooled[list(group.places)] = functional.normalize(rows, dim=-1).cpu()
-        return vectors(pooled.numpy())
+        groups = self._hidden([tokens.ids for tokens in batch])
+        pooled = [group.vectors[:, 0] if self._pooling == "cls" else group.mean() for group in groups]  # (rows, D) each
+        found = vectors(functional.normalize(torch.cat(pooled), dim=-1).cpu().numpy())
+        places = [place for group in groups for place in group.places]
+        return [vector for _, vector in sorted(zip(places, found, strict=True), key=itemgetter(0))]
 
 
 def vectors(rows: Any) -> list[Vector]:

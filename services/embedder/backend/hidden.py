@@ -1,5 +1,6 @@
 """Computes token vectors with torch: BERT on a CPU without padding, everything else as transformers does it."""
 
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from transformers import AutoModel, PreTrainedModel
 from services.embedder.backend.folder import ModelFolder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_MAX_SCORES = 1 << 20
+"""Attention scores computed at once: what fits a core's cache."""
+_FEW_TOKENS = 32
+"""So few attend soonest in one call."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class Bert:
             embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         ).detach()  # every text is of the first type
         self._embedded = embeddings.LayerNorm
+        self._of_thread = threading.local()
         self._layers = [self._layer(layer) for layer in model.encoder.layer]
 
     def _layer(self, layer: Any) -> tuple[_Linear, _Linear, Any, _Linear, _Linear, Any]:
@@ -125,8 +131,10 @@ class Bert:
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, row in enumerate(rows):
             by_length[len(row)].append(place)
-        ids = torch.tensor([token for places in by_length.values() for place in places for token in rows[place]])
-        at = torch.cat([torch.arange(length).repeat(len(places)) for length, places in by_length.items()])
+        # Lists are built in Python: a short text is done sooner with fewer calls of torch.
+        order = [rows[place] for places in by_length.values() for place in places]
+        ids = torch.tensor([token for row in order for token in row])
+        at = torch.tensor([number for row in order for number in range(len(row))])
         shapes = [(len(places), length) for length, places in by_length.items()]
         flat = self._run(ids, at, shapes)
         parts = torch.split(flat, [rows * length for rows, length in shapes])
@@ -136,7 +144,8 @@ class Bert:
         ]
 
     def _run(self, ids: Tensor, at: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-        x = self._norm(self._embedded, self._words[ids].add_(self._positions[at]))  # (tokens, D)
+        words, positions = torch.embedding(self._words, ids), torch.embedding(self._positions, at)
+        x = self._norm(self._embedded, words.add_(positions))  # (tokens, D)
         for qkv, out, after_attention, up, down, after_all in self._layers:
             attended = self._attend(qkv(x.to(self._dtype)), shapes)
             x = self._norm(after_attention, x.add_(out(attended)))
@@ -144,21 +153,43 @@ class Bert:
         return x
 
     def _norm(self, norm: Any, x: Tensor) -> Tensor:
-        return functional.layer_norm(x, (self.dimension,), norm.weight, norm.bias, self._eps)
+        return torch.layer_norm(x, (self.dimension,), norm.weight, norm.bias, self._eps)
 
     def _attend(self, qkv: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
         heads, size = self._heads, self.dimension // self._heads
         out = qkv.new_empty(qkv.shape[0], self.dimension)
         at = 0
         for rows, length in shapes:
-            end = at + rows * length
-            split = qkv[at:end].view(rows, length, 3, heads, size).permute(2, 0, 3, 1, 4)  # (3, rows, heads, T, size)
-            query, key, value = split.unbind()
-            # Scaled already: see _layer.
-            mixed = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
-            out[at:end].view(rows, length, heads, size).copy_(mixed.transpose(1, 2))
-            at = end
+            step = max(1, _MAX_SCORES // (heads * length * length))
+            for first in range(0, rows, step):
+                n = min(step, rows - first)
+                end = at + n * length
+                split = qkv[at:end].view(n, length, 3, heads, size).permute(2, 0, 3, 1, 4)  # (3, n, heads, T, size)
+                mixed = self._mix(*split.unbind())
+                out[at:end].view(n, length, heads, size).copy_(mixed.transpose(1, 2))
+                at = end
         return out
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Returns each token's share of the values, (n, heads, T, size); the query is scaled already, see _layer."""
+        n, heads, length, _ = query.shape
+        if self._dtype == torch.float32 or n * length <= _FEW_TOKENS:
+            return functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        # torch's fused kernel takes twice as long in bf16 with heads as small as these.
+        scores, weights = self._room(n * heads, length)
+        torch.bmm(query.reshape(n * heads, length, -1), key.reshape(n * heads, length, -1).transpose(1, 2), out=scores)
+        torch.softmax(scores, -1, dtype=torch.float32, out=weights)
+        mixed = torch.bmm(scores.copy_(weights), value.reshape(n * heads, length, -1))
+        return mixed.view(n, heads, length, -1)
+
+    def _room(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        """Returns memory of the calling thread for scores (rows, T, T) in both formats."""
+        size = rows * length * length
+        if getattr(self._of_thread, "size", 0) < size:
+            self._of_thread.size = max(size, _MAX_SCORES)
+            self._of_thread.room = [torch.empty(self._of_thread.size, dtype=d) for d in (self._dtype, torch.float32)]
+        narrow, wide = (each[:size].view(rows, length, length) for each in self._of_thread.room)
+        return narrow, wide
 
 
 def load_hidden(folder: ModelFolder, *, precision: str, device: str) -> Hidden:

@@ -1,6 +1,7 @@
 """Embeds texts with OpenVINO, in fp32, bf16 or int8. Imported only where the extra embedder-openvino is asked for."""
 
 import contextlib
+import hashlib
 import importlib
 import importlib.metadata
 import io
@@ -29,7 +30,12 @@ log = logging.getLogger(__name__)
 _CALIBRATION = Path(__file__).with_name("calibration.txt")
 _MAKERS = ("openvino", "nncf", "torch", "transformers")
 _FILE = "model.xml"
-_STEPS = ((32, 8), (128, 16), (1 << 20, 32))
+_FORM = "from words' vectors"  # what a kept model reads
+_ALONE = (16, 24, 32, 48)
+"""Lengths at which a text alone has a compiled model of its own: a shared one takes longer over the change of shapes
+than over the text. Each costs half a second at the start, and the memory of the layers' weights."""
+_ALONE_THREADS = 4  # a short text is done before more have met
+_STEPS = ((16, 16), (32, 8), (128, 16), (1 << 20, 32))
 """Up to so many tokens a batch is filled up to a multiple of so many: each new shape costs OpenVINO milliseconds."""
 
 
@@ -46,17 +52,25 @@ class OpenVinoEncoder(TextTokenizer):
         self._folder = folder
         self._core = _package("openvino").Core()
         sha256 = hash_weights(folder.weights)
-        model = self._kept_int8(sha256, cache) if precision == "int8" else self._convert(folder)
+        source = _load(folder)
+        # Looked up here, once for all compiled models: each would keep a table of its own, most of its memory.
+        self._words = source.get_input_embeddings().weight.detach().numpy()
+        model = self._kept_int8(source, sha256, cache) if precision == "int8" else self._convert(source)
         hint = "f32" if precision == "fp32" or not torch.cpu.get_capabilities().get("avx512_bf16") else "bf16"
-        options = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": workers * threads,
-            "NUM_STREAMS": workers,
-        }
-        self._compiled = self._core.compile_model(model, "CPU", options)
+        cores = workers * threads
+        self._compiled = self._compile(model, hint, streams=workers, threads=cores)
+        self._alone: dict[int, Any] = {}
+        for length in (length for length in _ALONE if length <= folder.max_tokens):
+            fixed = model.clone()
+            words, mask = fixed.inputs
+            fixed.reshape({words: [1, length, self._words.shape[1]], mask: [1, length]})
+            self._alone[length] = self._compile(fixed, hint, streams=1, threads=min(cores, _ALONE_THREADS))
         self._of_thread = threading.local()
+        name = folder.name
+        if precision == "int8":  # other weights, whose vectors belong into a collection of their own
+            name, sha256 = f"{name} (int8)", hashlib.sha256(f"{sha256} int8".encode()).hexdigest()
         self.info = ModelInfo(
-            name=folder.name,
+            name=name,
             sha256=sha256,
             dimension=int(model.outputs[0].partial_shape[1].get_length()),
             max_tokens=folder.max_tokens,
@@ -65,35 +79,38 @@ class OpenVinoEncoder(TextTokenizer):
 
     def run(self, batch: Sequence[TokenizedText]) -> list[Vector]:
         """Returns one vector for each text."""
-        if not hasattr(self._of_thread, "request"):
-            self._of_thread.request = self._compiled.create_infer_request()
-        inputs = self._inputs(batch)
-        return vectors(self._of_thread.request.infer(inputs, share_inputs=True)[0])
+        if not hasattr(self._of_thread, "requests"):
+            self._of_thread.requests = {}
+        requests, inputs = self._of_thread.requests, self._inputs(batch)
+        rows, length = inputs[1].shape
+        fixed = length if rows == 1 and length in self._alone else 0
+        if fixed not in requests:
+            requests[fixed] = self._alone.get(fixed, self._compiled).create_infer_request()
+        return vectors(requests[fixed].infer(inputs, share_inputs=True)[0])
 
-    def _kept_int8(self, sha256: str, cache: Path) -> Any:
+    def _compile(self, model: Any, hint: str, *, streams: int, threads: int) -> Any:
+        options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams}
+        return self._core.compile_model(model, "CPU", options)
+
+    def _kept_int8(self, source: Any, sha256: str, cache: Path) -> Any:
         folder = self._folder
         about = [(folder.weights / name).read_text(encoding="utf-8") for name in ("config.json", "tokenizer.json")]
         settings = [folder.pooling, str(folder.max_tokens), str(folder.lower_case)]
         texts = _CALIBRATION.read_text(encoding="utf-8")
         return kept(
             cache,
-            [sha256, *about, *settings, texts, *(f"{name} {_version(name)}" for name in _MAKERS)],
-            make=lambda: self._quantise(self._convert(folder)),
+            [_FORM, sha256, *about, *settings, texts, *(f"{name} {_version(name)}" for name in _MAKERS)],
+            make=lambda: self._quantise(self._convert(source)),
             write=lambda model, to: _package("openvino").save_model(model, to / _FILE, compress_to_fp16=False),
             read=lambda found: self._core.read_model(found / _FILE),
         )
 
-    def _convert(self, folder: ModelFolder) -> Any:
-        model = AutoModel.from_pretrained(
-            folder.weights, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-        example = torch.ones(2, 8, dtype=torch.int64)
+    def _convert(self, source: Any) -> Any:
+        example = torch.ones(2, 8, self._words.shape[1]), torch.ones(2, 8, dtype=torch.int64)
         # Tracing warns of everything that the example fixes; the tests compare other shapes with torch.
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            return _package("openvino").convert_model(
-                _Pooled(model.eval(), folder.pooling), example_input=(example, example)
-            )
+            return _package("openvino").convert_model(_Pooled(source, self._folder.pooling), example_input=example)
 
     def _quantise(self, model: Any) -> Any:
         nncf, started = _package("nncf"), time.perf_counter()
@@ -113,7 +130,7 @@ class OpenVinoEncoder(TextTokenizer):
         return found
 
     def _inputs(self, batch: Sequence[TokenizedText]) -> list[Any]:
-        """Returns ids and mask, (B, T) each."""
+        """Returns the words' vectors, (B, T, D), and the mask, (B, T)."""
         longest = max(len(tokens.ids) for tokens in batch)
         step = next(step for most, step in _STEPS if longest <= most)
         length = min(-(-longest // step) * step, self._folder.max_tokens)
@@ -122,23 +139,30 @@ class OpenVinoEncoder(TextTokenizer):
         for row, tokens in enumerate(batch):
             ids[row, : len(tokens.ids)] = tokens.ids
             mask[row, : len(tokens.ids)] = 1
-        return [ids, mask]
+        return [self._words[ids], mask]
 
 
 class _Pooled(torch.nn.Module):
-    """Is a model with pooling and normalisation; ids and mask are (B, T), the result is (B, D)."""
+    """Is a model with pooling and normalisation: from words, (B, T, D), and mask, (B, T), to (B, D)."""
 
     def __init__(self, model: torch.nn.Module, pooling: str) -> None:
         super().__init__()
         self._model = model
         self._pooling = pooling
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        hidden: Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        hidden: Tensor = self._model(inputs_embeds=words, attention_mask=mask).last_hidden_state
         if self._pooling == "cls":
             return functional.normalize(hidden[:, 0], dim=-1)
         weights = mask.unsqueeze(-1).to(hidden.dtype)
         return functional.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+
+
+def _load(folder: ModelFolder) -> Any:
+    model: Any = AutoModel.from_pretrained(
+        folder.weights, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    return model.eval()
 
 
 def _package(name: str) -> Any:

@@ -1,7 +1,7 @@
 """What waits in a pipeline: calls, their texts or pairs, and what is asked of them on the way."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -10,6 +10,8 @@ from services.embedder.engine.batching import Entry
 from tandem.errors import FieldViolation, InvalidInput
 
 R = TypeVar("R")
+
+_FEW_CHARACTERS = 512
 
 
 @dataclass(eq=False, slots=True)
@@ -46,8 +48,16 @@ def without_repeats(tokens: Sequence[TokenizedText]) -> tuple[list[TokenizedText
 
 def demand(info: ModelInfo, inputs: Sequence[str] | Sequence[tuple[str, str]]) -> int:
     """Guesses the tokens of inputs before they are tokenised: about one for each character is the worst case."""
-    lengths = (len(each) if isinstance(each, str) else len(each[0]) + len(each[1]) + 1 for each in inputs)
-    return sum(min(info.max_tokens, length + 2) for length in lengths)
+    return sum(min(info.max_tokens, length + 2) for length in _lengths(inputs))
+
+
+def are_short(inputs: Sequence[str] | Sequence[tuple[str, str]]) -> bool:
+    """Tells whether the inputs are tokenised in less time than it takes to wake a thread for it."""
+    return len(inputs) + sum(_lengths(inputs)) <= _FEW_CHARACTERS
+
+
+def _lengths(inputs: Sequence[str] | Sequence[tuple[str, str]]) -> Iterator[int]:
+    return (len(each) if isinstance(each, str) else len(each[0]) + len(each[1]) + 1 for each in inputs)
 
 
 def refuse_long(tokenized: Sequence[TokenizedText], fields: Sequence[str], info: ModelInfo) -> None:

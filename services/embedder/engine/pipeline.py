@@ -12,7 +12,7 @@ from opentelemetry.trace import Tracer
 from services.embedder.domain import Computed, Limits, Model, ModelInfo, Timings, TokenizedText
 from services.embedder.engine.admission import Admission
 from services.embedder.engine.batching import BatchQueue, Entry
-from services.embedder.engine.items import Call, Item, demand, fail, refuse_long, without_repeats
+from services.embedder.engine.items import Call, Item, are_short, demand, fail, refuse_long, without_repeats
 from services.embedder.engine.pace import Pace
 from services.embedder.engine.workers import Workers
 from services.embedder.metrics import EmbedderMetrics
@@ -107,11 +107,11 @@ class Pipeline(Generic[Input, R]):
         self._admission.take(wanted)
         with self._in_queue(Call(held=wanted)) as call:
             with self._tracer.start_as_current_span("embedder.tokenize", attributes={"num_texts": len(inputs)}):
-                tokenized = await self._workers.tokenize(lambda: model.tokenize(inputs))
+                tokenized = await self._tokenize(model, inputs)
             if whole:
                 refuse_long(tokenized, whole, model.info)
             waiting = self._enqueue(call, tokenized, demanded=wanted, arrived=arrived)
-            computed = await asyncio.gather(*(item.result for item in waiting))
+            computed = [await item.result for item in waiting]
         self._trace(computed)
         return computed
 
@@ -166,8 +166,13 @@ class Pipeline(Generic[Input, R]):
         arrived, wanted = time.perf_counter(), demand(model.info, [one])
         await self._admission.wait(wanted)
         call.held += wanted
-        tokenized = await self._workers.tokenize(lambda: model.tokenize([one]))
+        tokenized = await self._tokenize(model, [one])
         return self._enqueue(call, tokenized, demanded=wanted, arrived=arrived)[0].result
+
+    async def _tokenize(self, model: Model[Input, R], inputs: Sequence[Input]) -> list[TokenizedText]:
+        if are_short(inputs):
+            return model.tokenize(inputs)
+        return await self._workers.tokenize(lambda: model.tokenize(inputs))
 
     def _enqueue(
         self, call: Call, tokenized: Sequence[TokenizedText], *, demanded: int, arrived: float

@@ -94,10 +94,13 @@ class SnapshotRows:
     def opened(self, client: Any) -> None:
         """Reads the catalogue, or makes that of a new collection, and readies what it names."""
         timeout = _OPEN_TIMEOUT_S
-        if not self._rows(client, timeout=timeout):
+        rows = self._rows(client, timeout=timeout)
+        if not rows:
             first = Catalogue({INITIAL: self._initial()}, INITIAL)
             self._make(client, first.live, timeout=timeout)
             self._write(client, first, after=[], timeout=timeout)
+        elif len(rows) > 1:  # a change was cut off
+            client.delete(self._names.meta, ids=[str(row["id"]) for row in rows[:-1]], timeout=timeout)
         catalogue = self.read(client, timeout=timeout)
         named = {self._names.chunks_of(key) for key in catalogue.snapshots}
         for name in client.list_collections(timeout=timeout):

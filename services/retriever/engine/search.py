@@ -71,11 +71,12 @@ class _Run:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
+        before = self.seconds.setdefault(stage, 0.0)  # in the order in which they began
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+            self.seconds[stage] = before + time.perf_counter() - started
 
 
 class Searcher:

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -16,6 +18,7 @@ from tests.fakes.retriever import MODEL, embed
 from tests.fakes.stored_documents import anew, document, principal, view
 from tests.fakes.stores import Subject, breaking, opened
 
+T = TypeVar("T")
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -109,16 +112,17 @@ async def test_a_server_that_was_killed_has_what_was_acknowledged(tmp_path: Path
                 await store.put([document(tenant, "late", "text")])
             port = int(running.address.rpartition(":")[2])
             life.enter_context(milvus_server(tmp_path, port=port))
-            assert await _once_it_is_back(store, tenant) == [("kept", kept.document.version)]
-            await store.put([document(tenant, "later", "text")])
+            seen = await _once_it_is_back(lambda: found(store, tenant))
+            assert seen == [("kept", kept.document.version)]
+            await _once_it_is_back(lambda: store.put([document(tenant, "later", "text")]))
             assert len(await found(store, tenant)) == 2
 
 
-async def _once_it_is_back(store: MilvusStore, tenant: str) -> list[tuple[str, str]]:
+async def _once_it_is_back(ask: Callable[[], Awaitable[T]]) -> T:
     """Asks until the collections are loaded again; nothing else than Unavailable may come up to then."""
     async with asyncio.timeout(60):
         while True:
             try:
-                return await found(store, tenant)
+                return await ask()
             except Unavailable:
                 await asyncio.sleep(0.1)

@@ -123,6 +123,13 @@ async def test_calls_that_wait_together_run_together(harness: Harness) -> None:
     assert [len(batch) for batch in harness.encoder.batches] == [1, 4]
 
 
+async def test_short_texts_wake_no_thread_to_be_tokenised(harness: Harness) -> None:
+    harness.encoder.tokenizers.clear()
+    await harness.engine.embed(["a short query"])
+    await harness.engine.embed(["w " * 1000])
+    assert [name.startswith("tokenize") for name in harness.encoder.tokenizers] == [False, True]
+
+
 async def test_a_full_queue_refuses_with_the_time_to_wait(harness: Harness) -> None:
     harness.encoder.close_gate()
     first = asyncio.create_task(harness.engine.embed(["first"]))
@@ -273,8 +280,10 @@ async def test_a_slow_model_slows_the_stream_down(harness: Harness) -> None:
     async with aclosing(harness.engine.stream(count())) as stream:
         first = asyncio.ensure_future(anext(stream))
         await harness.busy()
-        await harness.until(lambda: harness.metric("tandem_embedder_queue_texts") >= LIMITS.max_stream_texts - 1)
-        assert taken <= LIMITS.max_stream_texts + 1
+        await harness.until(lambda: taken == LIMITS.max_stream_texts + 1)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert taken == LIMITS.max_stream_texts + 1
         harness.encoder.gate.set()
         await first
         assert len([embedded async for embedded in stream]) == 49

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from evaluation.retrieval import documents
-from evaluation.retrieval.asking import MODES, Answers, some
+from evaluation.retrieval import asking, documents
+from evaluation.retrieval.asking import MODES, Answers, Asking, some
 from evaluation.retrieval.beir import Benchmark, read
 from evaluation.retrieval.documents import Shelf, slug
 from evaluation.retrieval.measuring import Report, Wish, measure, scored
@@ -25,7 +25,8 @@ QUERIES = {f"q{n}": f"topic{n}" for n in range(6)}
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "_PAUSE_S", 0.0)
+    for room in (asking, documents):
+        monkeypatch.setattr(room, "_PAUSE_S", 0.0)
 
 
 @pytest.fixture
@@ -146,6 +147,22 @@ def test_gains_are_paired_and_queries_without_an_answer_score_nothing() -> None:
     assert found["first"].metrics["recall@10"].value == 0.5
     gain = found["second"].gains["recall@10"]
     assert (gain.value, gain.low > 0.2, gain.high < 0.8) == (0.5, True, True)
+
+
+async def test_services_that_are_full_are_waited_for_but_not_for_ever(benchmark: Benchmark) -> None:
+    fake = FakeRetriever()
+    await shelf(fake).fill(benchmark, silent)
+    full = Asking(
+        client=cast("AsyncRetrieverClient", fake),
+        names={},
+        search_filter=shelf(fake).filter(),
+        concurrency=1,
+    )
+    fake.faults = [Overloaded("full", retry_after_s=0) for _ in range(5)]
+    assert (await full.ask(MODES["hybrid"], QUERIES, lambda: None)).rankings.keys() == QUERIES.keys()
+    fake.faults = [Overloaded("full", retry_after_s=0) for _ in range(6)]
+    with pytest.raises(Overloaded):
+        await full.ask(MODES["hybrid"], QUERIES, lambda: None)
 
 
 async def test_tuning_chooses_on_half_of_the_queries_and_measures_on_the_others(benchmark: Benchmark) -> None:
