@@ -112,7 +112,7 @@ async def _turn(embedder: Embedder, passages: Sequence[str], queries: Sequence[s
     bulk = await embedder.bulk(passages)
     alone = await embedder.single(queries[: len(queries) // 2], concurrency=1)
     at_once = None
-    with contextlib.suppress(NotImplementedError):
+    if embedder.serves:
         crowd = await embedder.single(queries, concurrency=CALLERS)
         at_once = 1000 * percentile(crowd.seconds, 0.5)
     figures = Round(len(passages) / sum(bulk.seconds), 1000 * percentile(alone.seconds, 0.5), at_once)

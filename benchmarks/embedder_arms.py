@@ -45,9 +45,11 @@ class Embedder(Protocol):
     """Is one running arm."""
 
     version: str
+    serves: bool
+    """Tells whether several callers can ask at once."""
 
     async def single(self, texts: Sequence[str], *, concurrency: int) -> Answer:
-        """Embeds one text in each call; raises NotImplementedError for a concurrency that the arm does not have."""
+        """Embeds one text in each call."""
 
     async def bulk(self, texts: Sequence[str]) -> Answer:
         """Embeds all texts as fast as the arm can."""
@@ -69,13 +71,13 @@ class Arm:
 class _Process:
     """Embeds in a peer's process, which takes the time itself: the pipe to it does not count."""
 
+    serves = False
+
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.version = ""
 
     async def single(self, texts: Sequence[str], *, concurrency: int) -> Answer:
-        if concurrency > 1:
-            raise NotImplementedError
         return await self._ask(texts, "single")
 
     async def bulk(self, texts: Sequence[str]) -> Answer:
@@ -102,6 +104,7 @@ class _Calls:
     """Embeds by calls that `_embed` makes; the time is what the caller waits."""
 
     version = ""
+    serves = True
 
     async def _embed(self, texts: Sequence[str]) -> Rows:
         raise NotImplementedError

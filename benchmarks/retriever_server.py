@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,18 +16,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tandem.client import AsyncEmbedderClient, AsyncRetrieverClient
 from tandem.config import inherited_environment
 from tandem.security import Principal, issue, write_secret
-from tandem.supervisor import Spec, Supervisor, free_port
+from tandem.supervisor import Spec, Supervisor, command, free_port
 
 _SERVICE = "tandem.v1.RetrieverService"
 _START_S, _STOP_S, _PROBE_S = 120.0, 60.0, 0.05
-# Becomes the retriever, which dies with its parent. Nothing of this runs between fork and exec: gRPC serves in the
-# parent, and a child forked from its threads may end or hang before it is another program.
-_RETRIEVER = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-os.execv(sys.executable, [sys.executable, "-m", "services.retriever"])
-"""
 _OURS = ("TANDEM_", "RETRIEVER_", "EMBEDDER_", "OTEL_")
 DATABASE = "milvus.db"
 BENCH = Principal("bench", "bench", groups=frozenset({"staff"}), roles=frozenset({"user", "editor", "platform"}))
@@ -79,7 +70,7 @@ class Retriever:
         """Starts the process."""
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-S", "-c", _RETRIEVER,
+                *command("services.retriever"),
                 env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip

@@ -139,7 +139,7 @@ class Supervisor:
         spec = child.spec
         with self.log_file(spec.name).open("ab") as output:
             child.process = await asyncio.create_subprocess_exec(
-                *_command(f"services.{spec.name}"),
+                *command(f"services.{spec.name}"),
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env=dict(spec.environment),
                 start_new_session=True,
             )  # fmt: skip
@@ -226,7 +226,8 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _command(module: str) -> list[str]:
+def command(module: str) -> list[str]:
+    """Returns the command that runs a module in a process which, on Linux, dies with this one."""
     if sys.platform != "linux":
         return [sys.executable, "-m", module]
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), module]

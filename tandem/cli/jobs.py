@@ -34,7 +34,10 @@ def list_(principal: As = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json([as_dict(job) for job in jobs])
         return
-    table = Table("job", "state", "documents", "done", "rejected", "by", "created", box=None, header_style="dim")
+    table = Table(box=None, header_style="dim")
+    table.add_column("job", no_wrap=True, min_width=24)  # the other commands take it whole
+    for name in ("state", "documents", "done", "rejected", "by", "created"):
+        table.add_column(name)
     for job in jobs:
         created = job.create_time.ToDatetime().isoformat(" ", timespec="seconds")
         counts = (str(number) for number in (job.num_documents, _done(job), job.num_rejected))

@@ -72,6 +72,15 @@ class _AsyncClient:
             finally:
                 call.cancel()
 
+    async def _pages(self, method: str, request: Any, field: str, timeout: float | None) -> AsyncIterator[Any]:
+        while True:
+            page = await self._call(method, request, timeout)
+            for row in getattr(page, field):
+                yield row
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
 
 class AsyncRouterClient(_AsyncClient):
     """Asks questions, asynchronously."""
@@ -197,33 +206,17 @@ class AsyncRetrieverClient(_AsyncClient):
         response: retriever.GetIngestJobResponse = await self._call("GetIngestJob", request, timeout)
         return response.job
 
-    async def list_jobs(self, *, timeout: float | None = None) -> AsyncIterator[retriever.IngestJob]:
+    def list_jobs(self, *, timeout: float | None = None) -> AsyncIterator[retriever.IngestJob]:
         """Yields the tenant's jobs, the newest first."""
-        token = ""
-        while True:
-            request = retriever.ListIngestJobsRequest(page_token=token)
-            page: retriever.ListIngestJobsResponse = await self._call("ListIngestJobs", request, timeout)
-            for row in page.jobs:
-                yield row
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.ListIngestJobsRequest()
+        return self._pages("ListIngestJobs", request, "jobs", timeout)
 
-    async def list_job_results(
+    def list_job_results(
         self, job_id: str, *, rejected_only: bool = False, timeout: float | None = None
     ) -> AsyncIterator[retriever.IngestResult]:
         """Yields what became of a job's documents, as far as they have a result."""
-        token = ""
-        while True:
-            request = retriever.ListIngestJobResultsRequest(
-                job_id=job_id, page_token=token, rejected_only=rejected_only
-            )
-            page: retriever.ListIngestJobResultsResponse = await self._call("ListIngestJobResults", request, timeout)
-            for row in page.results:
-                yield row
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.ListIngestJobResultsRequest(job_id=job_id, rejected_only=rejected_only)
+        return self._pages("ListIngestJobResults", request, "results", timeout)
 
     async def cancel_job(self, job_id: str, *, timeout: float | None = None) -> retriever.IngestJob:
         """Ends a job; documents that were indexed stay."""
@@ -276,17 +269,10 @@ class AsyncRetrieverClient(_AsyncClient):
         response: retriever.GetDocumentResponse = await self._call("GetDocument", request, timeout)
         return response
 
-    async def list_documents(self, *, timeout: float | None = None) -> AsyncIterator[retriever.Document]:
+    def list_documents(self, *, timeout: float | None = None) -> AsyncIterator[retriever.Document]:
         """Yields every document that the caller may see, page by page."""
-        token = ""
-        while True:
-            request = retriever.ListDocumentsRequest(page_token=token)
-            page: retriever.ListDocumentsResponse = await self._call("ListDocuments", request, timeout)
-            for document in page.documents:
-                yield document
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.ListDocumentsRequest()
+        return self._pages("ListDocuments", request, "documents", timeout)
 
     async def delete_document(self, document_id: str, *, timeout: float | None = None) -> int:
         """Removes a document and returns how many chunks went with it."""
@@ -328,32 +314,17 @@ class AsyncRetrieverClient(_AsyncClient):
         response: retriever.RollBackSnapshotResponse = await self._call("RollBackSnapshot", request, timeout)
         return response.snapshot
 
-    async def list_snapshots(self, *, timeout: float | None = None) -> AsyncIterator[retriever.Snapshot]:
+    def list_snapshots(self, *, timeout: float | None = None) -> AsyncIterator[retriever.Snapshot]:
         """Yields every snapshot, the newest first."""
-        token = ""
-        while True:
-            page: retriever.ListSnapshotsResponse = await self._call(
-                "ListSnapshots", retriever.ListSnapshotsRequest(page_token=token), timeout
-            )
-            for item in page.snapshots:
-                yield item
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.ListSnapshotsRequest()
+        return self._pages("ListSnapshots", request, "snapshots", timeout)
 
-    async def diff_snapshot(
+    def diff_snapshot(
         self, snapshot_id: str, *, timeout: float | None = None
     ) -> AsyncIterator[retriever.DocumentDifference]:
         """Yields the documents that the caller may see and that are not the same in the live snapshot."""
-        token = ""
-        while True:
-            request = retriever.DiffSnapshotRequest(snapshot_id=snapshot_id, page_token=token)
-            page: retriever.DiffSnapshotResponse = await self._call("DiffSnapshot", request, timeout)
-            for item in page.differences:
-                yield item
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.DiffSnapshotRequest(snapshot_id=snapshot_id)
+        return self._pages("DiffSnapshot", request, "differences", timeout)
 
     async def delete_snapshot(self, snapshot_id: str, *, timeout: float | None = None) -> None:
         """Removes a snapshot that is not live, or gives up building it."""
@@ -434,18 +405,10 @@ class AsyncGeneratorClient(_AsyncClient):
         response: generator.SetAdapterCanaryResponse = await self._call("SetAdapterCanary", request, timeout)
         return response
 
-    async def list_adapters(self, *, timeout: float | None = None) -> AsyncIterator[generator.Adapter]:
+    def list_adapters(self, *, timeout: float | None = None) -> AsyncIterator[generator.Adapter]:
         """Yields every adapter that the caller may use."""
-        token = ""
-        while True:
-            page: generator.ListAdaptersResponse = await self._call(
-                "ListAdapters", generator.ListAdaptersRequest(page_token=token), timeout
-            )
-            for adapter in page.adapters:
-                yield adapter
-            token = page.next_page_token
-            if not token:
-                return
+        request = generator.ListAdaptersRequest()
+        return self._pages("ListAdapters", request, "adapters", timeout)
 
     async def get_model(self, *, timeout: float | None = None) -> generator.GetModelResponse:
         """Returns the base model's name, hash and limits."""
@@ -464,21 +427,12 @@ class AsyncAuditClient(_AsyncClient):
         response: audit.GetAuditRecordsResponse = await self._call("GetAuditRecords", request, timeout)
         return list(response.records)
 
-    async def list_records(
+    def list_records(
         self, *, start: datetime | None = None, end: datetime | None = None, timeout: float | None = None
     ) -> AsyncIterator[audit.AuditRecord]:
         """Yields the tenant's records, newest first, page by page."""
-        token = ""
-        while True:
-            request = audit.ListAuditRecordsRequest(
-                page_token=token, start_time=timestamp(start), end_time=timestamp(end)
-            )
-            page: audit.ListAuditRecordsResponse = await self._call("ListAuditRecords", request, timeout)
-            for record in page.records:
-                yield record
-            token = page.next_page_token
-            if not token:
-                return
+        request = audit.ListAuditRecordsRequest(start_time=timestamp(start), end_time=timestamp(end))
+        return self._pages("ListAuditRecords", request, "records", timeout)
 
     async def verify(self, *, timeout: float | None = None) -> list[audit.ChainReport]:
         """Recomputes every chain and returns a report on each."""

@@ -60,6 +60,14 @@ class _Client:
             finally:
                 call.cancel()
 
+    def _pages(self, method: str, request: Any, field: str, timeout: float | None) -> Iterator[Any]:
+        while True:
+            page = self._call(method, request, timeout)
+            yield from getattr(page, field)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
 
 class RouterClient(_Client):
     """Asks questions."""
@@ -174,29 +182,15 @@ class RetrieverClient(_Client):
 
     def list_jobs(self, *, timeout: float | None = None) -> Iterator[retriever.IngestJob]:
         """Yields the tenant's jobs, the newest first."""
-        token = ""
-        while True:
-            request = retriever.ListIngestJobsRequest(page_token=token)
-            page: retriever.ListIngestJobsResponse = self._call("ListIngestJobs", request, timeout)
-            yield from page.jobs
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.ListIngestJobsRequest()
+        return self._pages("ListIngestJobs", request, "jobs", timeout)
 
     def list_job_results(
         self, job_id: str, *, rejected_only: bool = False, timeout: float | None = None
     ) -> Iterator[retriever.IngestResult]:
         """Yields what became of a job's documents, as far as they have a result."""
-        token = ""
-        while True:
-            request = retriever.ListIngestJobResultsRequest(
-                job_id=job_id, page_token=token, rejected_only=rejected_only
-            )
-            page: retriever.ListIngestJobResultsResponse = self._call("ListIngestJobResults", request, timeout)
-            yield from page.results
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.ListIngestJobResultsRequest(job_id=job_id, rejected_only=rejected_only)
+        return self._pages("ListIngestJobResults", request, "results", timeout)
 
     def cancel_job(self, job_id: str, *, timeout: float | None = None) -> retriever.IngestJob:
         """Ends a job; documents that were indexed stay."""
@@ -251,14 +245,8 @@ class RetrieverClient(_Client):
 
     def list_documents(self, *, timeout: float | None = None) -> Iterator[retriever.Document]:
         """Yields every document that the caller may see, page by page."""
-        token = ""
-        while True:
-            request = retriever.ListDocumentsRequest(page_token=token)
-            page: retriever.ListDocumentsResponse = self._call("ListDocuments", request, timeout)
-            yield from page.documents
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.ListDocumentsRequest()
+        return self._pages("ListDocuments", request, "documents", timeout)
 
     def delete_document(self, document_id: str, *, timeout: float | None = None) -> int:
         """Removes a document and returns how many chunks went with it."""
@@ -302,28 +290,15 @@ class RetrieverClient(_Client):
 
     def list_snapshots(self, *, timeout: float | None = None) -> Iterator[retriever.Snapshot]:
         """Yields every snapshot, the newest first."""
-        token = ""
-        while True:
-            page: retriever.ListSnapshotsResponse = self._call(
-                "ListSnapshots", retriever.ListSnapshotsRequest(page_token=token), timeout
-            )
-            yield from page.snapshots
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.ListSnapshotsRequest()
+        return self._pages("ListSnapshots", request, "snapshots", timeout)
 
     def diff_snapshot(
         self, snapshot_id: str, *, timeout: float | None = None
     ) -> Iterator[retriever.DocumentDifference]:
         """Yields the documents that the caller may see and that are not the same in the live snapshot."""
-        token = ""
-        while True:
-            request = retriever.DiffSnapshotRequest(snapshot_id=snapshot_id, page_token=token)
-            page: retriever.DiffSnapshotResponse = self._call("DiffSnapshot", request, timeout)
-            yield from page.differences
-            token = page.next_page_token
-            if not token:
-                return
+        request = retriever.DiffSnapshotRequest(snapshot_id=snapshot_id)
+        return self._pages("DiffSnapshot", request, "differences", timeout)
 
     def delete_snapshot(self, snapshot_id: str, *, timeout: float | None = None) -> None:
         """Removes a snapshot that is not live, or gives up building it."""
@@ -406,15 +381,8 @@ class GeneratorClient(_Client):
 
     def list_adapters(self, *, timeout: float | None = None) -> Iterator[generator.Adapter]:
         """Yields every adapter that the caller may use."""
-        token = ""
-        while True:
-            page: generator.ListAdaptersResponse = self._call(
-                "ListAdapters", generator.ListAdaptersRequest(page_token=token), timeout
-            )
-            yield from page.adapters
-            token = page.next_page_token
-            if not token:
-                return
+        request = generator.ListAdaptersRequest()
+        return self._pages("ListAdapters", request, "adapters", timeout)
 
     def get_model(self, *, timeout: float | None = None) -> generator.GetModelResponse:
         """Returns the base model's name, hash and limits."""
@@ -437,16 +405,8 @@ class AuditClient(_Client):
         self, *, start: datetime | None = None, end: datetime | None = None, timeout: float | None = None
     ) -> Iterator[audit.AuditRecord]:
         """Yields the tenant's records, newest first, page by page."""
-        token = ""
-        while True:
-            request = audit.ListAuditRecordsRequest(
-                page_token=token, start_time=timestamp(start), end_time=timestamp(end)
-            )
-            page: audit.ListAuditRecordsResponse = self._call("ListAuditRecords", request, timeout)
-            yield from page.records
-            token = page.next_page_token
-            if not token:
-                return
+        request = audit.ListAuditRecordsRequest(start_time=timestamp(start), end_time=timestamp(end))
+        return self._pages("ListAuditRecords", request, "records", timeout)
 
     def verify(self, *, timeout: float | None = None) -> list[audit.ChainReport]:
         """Recomputes every chain and returns a report on each."""

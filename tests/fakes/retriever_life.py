@@ -98,8 +98,8 @@ class Life:
 
     async def settled(self) -> None:
         """Waits until nothing is being built or dropped."""
-        async with asyncio.timeout(20):  # the catalogue tells nobody
-            while not self.client.dead and _UNSETTLED & self._states():  # noqa: ASYNC110
+        async with asyncio.timeout(20):
+            while not self.client.dead and _UNSETTLED & self._states():  # noqa: ASYNC110 -- the catalogue tells nobody
                 await asyncio.sleep(0.001)
 
     def _states(self) -> set[SnapshotState]:

@@ -5,7 +5,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.fakes.retriever import words
+from prometheus_client import CollectorRegistry
+
+from services.retriever.backend.store import MilvusStore
+from services.retriever.config import RetrieverConfig
+from services.retriever.metrics import RetrieverMetrics
+from tests.fakes.retriever import DIMENSION, words
 
 Rows = dict[str, dict[str, Any]]
 
@@ -148,3 +153,9 @@ class FakeConnection:
             return do(self.client, 1.0)
         finally:
             await asyncio.sleep(0)
+
+
+def store_on(connection: Any, **settings: Any) -> MilvusStore:
+    """Returns a store of vectors of 32 components on a connection, not yet open."""
+    config = RetrieverConfig(milvus_uri="unused.db", dimension=DIMENSION, **settings)
+    return MilvusStore(config, metrics=RetrieverMetrics(CollectorRegistry()), connection=connection)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tandem.stack import Home, prepare, specs
-from tandem.supervisor import Supervisor, _command
+from tandem.supervisor import Supervisor, command
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a service outlives a killed supervisor")
 # A supervisor of a router alone, in the folder that it is told.
@@ -53,15 +53,16 @@ async def test_a_service_that_is_killed_is_started_again(tmp_path: Path) -> None
         await supervisor.wait_ready(timeout_s=60)
         before = supervisor.pids()["router"]
         psutil.Process(before).kill()
+        # The supervisor tells nobody of a restart.
         while supervisor.pids()["router"] == before or supervisor.states()["router"] != "ready":  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert supervisor.states() == {"router": "stopped"}
 
 
 def test_a_service_whose_supervisor_is_gone_already_never_begins() -> None:
-    command = _command("this")  # a module of the standard library, which prints
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    argv = command("this")  # a module of the standard library, which prints
+    told = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=20)
     assert "Zen of Python" in told.stdout
-    place = command.index(str(os.getpid()))
-    late = subprocess.run([*command[:place], "1", *command[place + 1 :]], capture_output=True, check=True, timeout=20)
+    place = argv.index(str(os.getpid()))
+    late = subprocess.run([*argv[:place], "1", *argv[place + 1 :]], capture_output=True, check=True, timeout=20)
     assert late.stdout == b""

@@ -6,14 +6,12 @@ way. All of it is blocking, for threads.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from services.retriever.backend.rows import DOCUMENT_FIELDS, ROWS_PER_CALL, slices
 from tandem.errors import Unavailable
-
-_BUSY = "documents are being replaced, and Milvus takes long"
 
 
 class DocumentRows:
@@ -66,8 +64,7 @@ class DocumentRows:
             yield
             return
         with self._turn:
-            if not self._turn.wait_for(lambda: not self._replacing, timeout):
-                raise Unavailable(_BUSY, retry_after_s=1.0)
+            self._wait(lambda: not self._replacing, timeout)
             self._reading += 1
         try:
             yield
@@ -82,15 +79,17 @@ class DocumentRows:
             yield
             return
         with self._turn:
-            if not self._turn.wait_for(lambda: not self._replacing, timeout):
-                raise Unavailable(_BUSY, retry_after_s=1.0)
+            self._wait(lambda: not self._replacing, timeout)
             self._replacing = True
         try:
             with self._turn:
-                if not self._turn.wait_for(lambda: self._reading == 0, timeout):
-                    raise Unavailable(_BUSY, retry_after_s=1.0)
+                self._wait(lambda: self._reading == 0, timeout)
             yield
         finally:
             with self._turn:
                 self._replacing = False
                 self._turn.notify_all()
+
+    def _wait(self, ready: Callable[[], bool], timeout: float) -> None:
+        if not self._turn.wait_for(ready, timeout):
+            raise Unavailable("documents are being replaced, and Milvus takes long", retry_after_s=1.0)

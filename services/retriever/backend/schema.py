@@ -10,6 +10,7 @@ Milvus wants a vector in every collection; those that need none have two zeros.
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -88,11 +89,15 @@ def check_dimension(client: Any, name: str, *, config: RetrieverConfig, timeout:
         )
 
 
+def meta_row(row_id: str, value: str) -> dict[str, Any]:
+    """Returns a row of <name>_meta that is made now."""
+    return {"id": row_id, "value": value, "created": time.time_ns() // 1000, "vector": NO_VECTOR}
+
+
 def _check_version(client: Any, names: Names, *, timeout: float) -> None:
     rows = client.get(names.meta, ids=["schema"], output_fields=["value"], timeout=timeout)
     if not rows:
-        row = {"id": "schema", "value": json.dumps({"version": SCHEMA_VERSION}), "created": 0, "vector": NO_VECTOR}
-        client.insert(names.meta, [row], timeout=timeout)
+        client.insert(names.meta, [meta_row("schema", json.dumps({"version": SCHEMA_VERSION}))], timeout=timeout)
     elif (held := json.loads(rows[0]["value"])["version"]) != SCHEMA_VERSION:
         raise ConfigError(
             f"collection {names.meta!r} has schema version {held}, this retriever speaks {SCHEMA_VERSION}. Run the "

@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from services.retriever.backend.connection import MilvusConnection
-from services.retriever.backend.schema import NO_VECTOR, Names, check_dimension, make_chunks
+from services.retriever.backend.schema import Names, check_dimension, make_chunks, meta_row
 from services.retriever.config import RetrieverConfig
 from services.retriever.domain import INITIAL, Catalogue, EmbeddingModel, Snapshot, SnapshotState
 
@@ -136,8 +136,7 @@ class SnapshotRows:
 
     def _write(self, client: Any, new: Catalogue, *, after: list[str], timeout: float) -> None:
         number = 1 + (int(after[-1].split("/")[1]) if after else 0)
-        row_id = f"catalogue/{number:012d}/{uuid.uuid4().hex}"
-        row = {"id": row_id, "value": _to_json(new), "created": time.time_ns() // 1000, "vector": NO_VECTOR}
+        row = meta_row(f"catalogue/{number:012d}/{uuid.uuid4().hex}", _to_json(new))
         client.insert(self._names.meta, [row], timeout=timeout)
         if after:
             client.delete(self._names.meta, ids=after, timeout=timeout)

@@ -16,8 +16,7 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -35,10 +34,11 @@ from services.retriever.backend.rows import (
     slices,
     text_rows,
 )
-from services.retriever.backend.schema import NO_VECTOR, Names
+from services.retriever.backend.schema import Names, meta_row
 from services.retriever.backend.snapshots import SnapshotRows
 from services.retriever.domain import Catalogue, NewChunk, NewDocument, SnapshotsChanged, StoredDocument, dump_outline
 from tandem.errors import NotFound
+from tandem.tasks import finished
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class Writing:
 
         async with self._lock:
             with self._known.changing(rows):
-                await _to_the_end(self._connection.call(settled))
+                await finished(self._connection.call(settled))
 
     # -- inside a call: blocking, in a thread ------------------------------------------------------------------------
 
@@ -237,11 +237,11 @@ class Writing:
     ) -> list[str]:
         """Records which versions a write touches and what it replaces documents' rows by; returns the records' keys."""
         rows = [
-            _meta_row(f"intent/{uuid.uuid4().hex}", json.dumps(some))
+            meta_row(f"intent/{uuid.uuid4().hex}", json.dumps(some))
             for some in slices(footprints, _DOCUMENTS_PER_INTENT)
         ]
         if self._connection.embedded:  # a server replaces a row in one step
-            rows += [_meta_row(f"redo/{row['id']}/{row['version']}", row["record"]) for row in redo]
+            rows += [meta_row(f"redo/{row['id']}/{row['version']}", row["record"]) for row in redo]
         _write(client.insert, self._names.meta, rows, timeout=timeout)
         return [str(row["id"]) for row in rows]
 
@@ -259,26 +259,8 @@ class Writing:
         _delete(client, self._names.texts, texts, timeout=timeout)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Awaits work that must not go on behind the back of a caller who was cancelled: it ends first."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # nobody waits for it any more
-        raise
-
-
 def _now() -> int:
     return time.time_ns() // 1000
-
-
-def _meta_row(row_id: str, value: str) -> dict[str, Any]:
-    return {"id": row_id, "value": value, "created": _now(), "vector": NO_VECTOR}
 
 
 def _write(write: Callable[..., Any], name: str, rows: Sequence[Mapping[str, Any]], *, timeout: float) -> None:

@@ -14,10 +14,10 @@ from services.retriever.domain.jobs import Job, JobState
 from services.retriever.domain.uploads import Result, State, Upload
 from services.retriever.jobs.runner import Runner
 from services.retriever.jobs.spool import Draft, Entry, Spool
-from services.retriever.jobs.threads import finished
 from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from tandem.security import Principal
+from tandem.tasks import finished
 
 log = logging.getLogger(__name__)
 

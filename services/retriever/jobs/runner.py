@@ -14,7 +14,6 @@ from contextlib import aclosing, suppress
 from services.retriever.domain.jobs import JobState
 from services.retriever.domain.uploads import Intake, Origin, Result, State, Timings, Upload
 from services.retriever.jobs.spool import Entry, Spool
-from services.retriever.jobs.threads import finished
 from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import (
     DeadlineExceeded,
@@ -26,6 +25,7 @@ from tandem.errors import (
     Unauthenticated,
     Unavailable,
 )
+from tandem.tasks import finished
 
 log = logging.getLogger(__name__)
 

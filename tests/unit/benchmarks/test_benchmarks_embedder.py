@@ -27,6 +27,7 @@ class FakeEmbedder:
     """Implements Embedder: texts have vectors by their length and take a second; ends the run after so many turns."""
 
     version = "fake"
+    serves = True
 
     def __init__(self, turns: int) -> None:
         self.turns = turns

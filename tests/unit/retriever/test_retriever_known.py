@@ -6,15 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from services.retriever.backend.known import KnownDocuments
 from services.retriever.backend.store import MilvusStore
-from services.retriever.config import RetrieverConfig
 from services.retriever.domain import DocumentKey
-from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import Unavailable
-from tests.fakes.retriever_milvus import FakeClient, FakeConnection, FakeMilvus
+from tests.fakes.retriever_milvus import FakeClient, FakeConnection, FakeMilvus, store_on
 from tests.fakes.stored_documents import document
 
 KEYS = [DocumentKey("t", f"d{number}") for number in range(4)]
@@ -63,8 +60,7 @@ class Busy(FakeConnection):
 
 
 async def opened(connection: Busy) -> MilvusStore:
-    config = RetrieverConfig(collection="c", dimension=32)
-    store = MilvusStore(config, metrics=RetrieverMetrics(CollectorRegistry()), connection=connection)  # type: ignore[arg-type]
+    store = store_on(connection, collection="c")
     await store.open()
     return store
 

@@ -3,16 +3,13 @@
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 from pymilvus.exceptions import MilvusException
 
 from services.retriever.backend import reading
 from services.retriever.backend.store import MilvusStore
-from services.retriever.config import RetrieverConfig
 from services.retriever.domain import INITIAL
-from services.retriever.metrics import RetrieverMetrics
 from tandem.errors import Unavailable
-from tests.fakes.retriever_milvus import FakeClient, FakeConnection, FakeMilvus
+from tests.fakes.retriever_milvus import FakeClient, FakeConnection, FakeMilvus, store_on
 from tests.fakes.stored_documents import document, view
 
 NEVER_COUNTED = 'Assert "element.val" => Invalid sparse row: NaN or Inf value at Utils.h:270'
@@ -35,9 +32,7 @@ class Refusing(FakeClient):
 async def opened(monkeypatch: pytest.MonkeyPatch) -> tuple[MilvusStore, Refusing]:
     monkeypatch.setattr(reading, "_RECOUNT_S", 0.0)
     client = Refusing()
-    config = RetrieverConfig(milvus_uri="unused.db", dimension=32)
-    connection: Any = FakeConnection(client)
-    store = MilvusStore(config, metrics=RetrieverMetrics(CollectorRegistry()), connection=connection)
+    store = store_on(FakeConnection(client))
     await store.open()
     await store.put([document("t", "d", "some words")])
     return store, client

@@ -48,9 +48,20 @@ async def asked(life: Life) -> None:
 
 
 async def dead(life: Life) -> None:
-    async with asyncio.timeout(20):  # nobody is told of a kill
-        while not life.client.dead:  # noqa: ASYNC110
+    async with asyncio.timeout(20):
+        while not life.client.dead:  # noqa: ASYNC110 -- nobody is told of a kill
             await asyncio.sleep(0)
+
+
+async def build_killed(milvus: FakeMilvus, changes: int) -> None:
+    """Has a document, and a build of it that ends with the process after so many changes."""
+    async with alive(milvus, builds=False) as life:
+        await put(life, d=LONG)
+        await create(life)
+        await asked(life)
+        life.client.budget = changes
+        life.builds.gate.set()
+        await dead(life)
 
 
 async def found(life: Life, snapshot: str = "") -> list[str]:
@@ -95,13 +106,7 @@ async def test_a_document_that_was_prepared_before_a_snapshot_is_in_it() -> None
 @pytest.mark.parametrize("changes", range(7))
 async def test_nothing_is_left_of_a_build_that_was_killed_when_its_document_goes(changes: int, replaced: bool) -> None:
     milvus = FakeMilvus()
-    async with alive(milvus, builds=False) as life:
-        await put(life, d=LONG)
-        await create(life)
-        await asked(life)
-        life.client.budget = changes
-        life.builds.gate.set()
-        await dead(life)
+    await build_killed(milvus, changes)
     async with alive(milvus, builds=False) as life:
         if replaced:
             await put(life, d=SHORT)
@@ -136,13 +141,7 @@ async def test_a_replacement_that_was_killed_leaves_each_document_in_its_old_or_
 @pytest.mark.parametrize("changes", range(8))
 async def test_a_build_that_was_killed_leaves_its_documents_where_they_were_and_goes_on(changes: int) -> None:
     milvus = FakeMilvus()
-    async with alive(milvus, builds=False) as life:
-        await put(life, d=LONG)
-        await create(life)
-        await asked(life)
-        life.client.budget = changes
-        life.builds.gate.set()
-        await dead(life)
+    await build_killed(milvus, changes)
     async with alive(milvus) as life:
         assert await found(life) != []
         await life.settled()

@@ -4,12 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
-from services.retriever.backend.store import MilvusStore
-from services.retriever.config import RetrieverConfig
-from services.retriever.metrics import RetrieverMetrics
-from tests.fakes.retriever_milvus import FakeClient, FakeConnection, FakeMilvus
+from tests.fakes.retriever_milvus import FakeClient, FakeConnection, FakeMilvus, store_on
 from tests.fakes.stored_documents import document
 
 
@@ -33,8 +28,7 @@ class Slow(FakeConnection):
 
 async def test_a_write_that_is_cancelled_keeps_the_next_one_waiting() -> None:
     connection = Slow()
-    config = RetrieverConfig(milvus_uri="unused.db", dimension=32, collection="c")
-    store = MilvusStore(config, metrics=RetrieverMetrics(CollectorRegistry()), connection=connection)  # type: ignore[arg-type]
+    store = store_on(connection, collection="c")
     await store.open()
     first, second = document("t", "d", "one"), document("t", "d", "two")
     given_up = asyncio.create_task(store.put([first]))
