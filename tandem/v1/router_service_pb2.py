@@ -22,58 +22,84 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tandem.v1 import advice_pb2 as tandem_dot_v1_dot_advice__pb2
 from tandem.v1 import common_pb2 as tandem_dot_v1_dot_common__pb2
+from tandem.v1 import domains_pb2 as tandem_dot_v1_dot_domains__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/v1/router_service.proto\x12\ttandem.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tandem/v1/advice.proto\x1a\x16tandem/v1/common.proto\"(\n\x04Turn\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\"\xa7\x01\n\nAskRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12 \n\x07history\x18\x03 \x03(\x0b\x32\x0f.tandem.v1.Turn\x12\x19\n\x0cmax_passages\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0f\n\r_max_passages\"0\n\x0b\x41skResponse\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.tandem.v1.Answer\":\n\x10StreamAskRequest\x12&\n\x07request\x18\x01 \x01(\x0b\x32\x15.tandem.v1.AskRequest\"\xfb\x01\n\x11StreamAskResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.tandem.v1.AnswerStartedH\x00\x12+\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x17.tandem.v1.DecisionStepH\x00\x12+\n\x07sources\x18\x03 \x01(\x0b\x32\x18.tandem.v1.AnswerSourcesH\x00\x12\'\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x16.tandem.v1.AnswerDeltaH\x00\x12-\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x19.tandem.v1.AnswerFinishedH\x00\x42\x07\n\x05\x65vent\"N\n\rAnswerStarted\x12\x11\n\tanswer_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x1a\n\x12rewritten_question\x18\x03 \x01(\t\"5\n\rAnswerSources\x12$\n\x08passages\x18\x01 \x03(\x0b\x32\x12.tandem.v1.Passage\"\x1b\n\x0b\x41nswerDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"3\n\x0e\x41nswerFinished\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.tandem.v1.Answer\"\xf5\x02\n\x06\x41nswer\x12\x11\n\tanswer_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\tabstained\x18\x03 \x01(\x08\x12&\n\tcitations\x18\x04 \x03(\x0b\x32\x13.tandem.v1.Citation\x12$\n\x08passages\x18\x05 \x03(\x0b\x32\x12.tandem.v1.Passage\x12%\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x13.tandem.v1.Decision\x12)\n\nconfidence\x18\x07 \x01(\x0b\x32\x15.tandem.v1.Confidence\x12#\n\x07lineage\x18\x08 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12(\n\x08\x64\x65graded\x18\t \x03(\x0b\x32\x16.tandem.v1.Degradation\x12\x1f\n\x05usage\x18\n \x01(\x0b\x32\x10.tandem.v1.Usage\x12\'\n\x07timings\x18\x0b \x03(\x0b\x32\x16.tandem.v1.StageTiming\"\xc1\x01\n\x08\x43itation\x12(\n\x0b\x61nswer_span\x18\x01 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12*\n\rdocument_span\x18\x05 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\r\n\x05quote\x18\x06 \x01(\t\x12\x11\n\x04page\x18\x07 \x01(\x05H\x00\x88\x01\x01\x42\x07\n\x05_page\"0\n\nConfidence\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x13\n\x0b\x63\x61libration\x18\x02 \x01(\t\"\x7f\n\x08\x44\x65\x63ision\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x1f\n\x05route\x18\x02 \x01(\x0e\x32\x10.tandem.v1.Route\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.tandem.v1.DecisionStep\x12\x1a\n\x12rewritten_question\x18\x04 \x01(\t\"\xe4\x01\n\x0c\x44\x65\x63isionStep\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.tandem.v1.DecisionStep.Kind\x12\x1f\n\x05route\x18\x02 \x01(\x0e\x32\x10.tandem.v1.Route\x12\x0e\n\x06reason\x18\x03 \x01(\t\"w\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_CHOOSE\x10\x01\x12\x0f\n\x0bKIND_ACCEPT\x10\x02\x12\x11\n\rKIND_ESCALATE\x10\x03\x12\x12\n\x0eKIND_FALL_BACK\x10\x04\x12\x10\n\x0cKIND_ABSTAIN\x10\x05\"0\n\x0b\x44\x65gradation\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\t\"\x15\n\x13ListPoliciesRequest\"^\n\x14ListPoliciesResponse\x12.\n\x08policies\x18\x01 \x03(\x0b\x32\x1c.tandem.v1.PolicyDescription\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x02 \x01(\t\"6\n\x11PolicyDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t*B\n\x05Route\x12\x15\n\x11ROUTE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROUTE_FINETUNED\x10\x01\x12\r\n\tROUTE_RAG\x10\x02\x32\x9f\x02\n\rRouterService\x12\x34\n\x03\x41sk\x12\x15.tandem.v1.AskRequest\x1a\x16.tandem.v1.AskResponse\x12H\n\tStreamAsk\x12\x1b.tandem.v1.StreamAskRequest\x1a\x1c.tandem.v1.StreamAskResponse0\x01\x12O\n\x0cListPolicies\x12\x1e.tandem.v1.ListPoliciesRequest\x1a\x1f.tandem.v1.ListPoliciesResponse\x12=\n\x06\x41\x64vise\x12\x18.tandem.v1.AdviseRequest\x1a\x19.tandem.v1.AdviseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/v1/router_service.proto\x12\ttandem.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tandem/v1/advice.proto\x1a\x16tandem/v1/common.proto\x1a\x17tandem/v1/domains.proto\"(\n\x04Turn\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\"\xe0\x01\n\nAskRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12 \n\x07history\x18\x03 \x03(\x0b\x32\x0f.tandem.v1.Turn\x12\x19\n\x0cmax_passages\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64omain\x18\x06 \x01(\t\x12\'\n\x06\x62udget\x18\x07 \x01(\x0b\x32\x17.tandem.v1.AnswerBudgetB\x0f\n\r_max_passages\"\x85\x01\n\x0c\x41nswerBudget\x12\x16\n\tmax_calls\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12+\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\x08max_cost\x18\x03 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_max_callsB\x0b\n\t_max_cost\"0\n\x0b\x41skResponse\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.tandem.v1.Answer\":\n\x10StreamAskRequest\x12&\n\x07request\x18\x01 \x01(\x0b\x32\x15.tandem.v1.AskRequest\"\xac\x02\n\x11StreamAskResponse\x12+\n\x07started\x18\x01 \x01(\x0b\x32\x18.tandem.v1.AnswerStartedH\x00\x12+\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0b\x32\x17.tandem.v1.DecisionStepH\x00\x12+\n\x07sources\x18\x03 \x01(\x0b\x32\x18.tandem.v1.AnswerSourcesH\x00\x12\'\n\x05\x64\x65lta\x18\x04 \x01(\x0b\x32\x16.tandem.v1.AnswerDeltaH\x00\x12-\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x19.tandem.v1.AnswerFinishedH\x00\x12/\n\tcitations\x18\x06 \x01(\x0b\x32\x1a.tandem.v1.AnswerCitationsH\x00\x42\x07\n\x05\x65vent\"^\n\rAnswerStarted\x12\x11\n\tanswer_id\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x1a\n\x12rewritten_question\x18\x03 \x01(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\"5\n\rAnswerSources\x12$\n\x08passages\x18\x01 \x03(\x0b\x32\x12.tandem.v1.Passage\"h\n\x0f\x41nswerCitations\x12&\n\tcitations\x18\x01 \x03(\x0b\x32\x13.tandem.v1.Citation\x12-\n\x0cgroundedness\x18\x02 \x01(\x0b\x32\x17.tandem.v1.Groundedness\"\x1b\n\x0b\x41nswerDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"3\n\x0e\x41nswerFinished\x12!\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x11.tandem.v1.Answer\"\xac\x04\n\x06\x41nswer\x12\x11\n\tanswer_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\tabstained\x18\x03 \x01(\x08\x12&\n\tcitations\x18\x04 \x03(\x0b\x32\x13.tandem.v1.Citation\x12$\n\x08passages\x18\x05 \x03(\x0b\x32\x12.tandem.v1.Passage\x12%\n\x08\x64\x65\x63ision\x18\x06 \x01(\x0b\x32\x13.tandem.v1.Decision\x12)\n\nconfidence\x18\x07 \x01(\x0b\x32\x15.tandem.v1.Confidence\x12#\n\x07lineage\x18\x08 \x01(\x0b\x32\x12.tandem.v1.Lineage\x12(\n\x08\x64\x65graded\x18\t \x03(\x0b\x32\x16.tandem.v1.Degradation\x12\x1f\n\x05usage\x18\n \x01(\x0b\x32\x10.tandem.v1.Usage\x12\'\n\x07timings\x18\x0b \x03(\x0b\x32\x16.tandem.v1.StageTiming\x12\x0e\n\x06\x64omain\x18\x0c \x01(\t\x12-\n\x0cgroundedness\x18\r \x01(\x0b\x32\x17.tandem.v1.Groundedness\x12&\n\x05scope\x18\x0e \x01(\x0b\x32\x17.tandem.v1.ScopeReading\x12)\n\x07signals\x18\x0f \x01(\x0b\x32\x18.tandem.v1.AnswerSignals\x12#\n\x04\x63ost\x18\x10 \x01(\x0b\x32\x15.tandem.v1.AnswerCost\"u\n\x0cScopeReading\x12\x15\n\x08\x64istance\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tthreshold\x18\x02 \x01(\x01\x12\x13\n\x06inside\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x0e\n\x06reason\x18\x04 \x01(\tB\x0b\n\t_distanceB\t\n\x07_inside\"\xd7\x03\n\rAnswerSignals\x12\x19\n\x0cmean_logprob\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x18\n\x0bmin_logprob\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0cmean_entropy\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x18\n\x0bmax_entropy\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x18\n\x0bmean_margin\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x17\n\nmin_margin\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x17\n\nnum_tokens\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x1b\n\x0escope_distance\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x16\n\ttop_score\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x16\n\tscore_gap\x18\n \x01(\x01H\t\x88\x01\x01\x12\x16\n\tagreement\x18\x0b \x01(\x01H\n\x88\x01\x01\x42\x0f\n\r_mean_logprobB\x0e\n\x0c_min_logprobB\x0f\n\r_mean_entropyB\x0e\n\x0c_max_entropyB\x0e\n\x0c_mean_marginB\r\n\x0b_min_marginB\r\n\x0b_num_tokensB\x11\n\x0f_scope_distanceB\x0c\n\n_top_scoreB\x0c\n\n_score_gapB\x0c\n\n_agreement\"Q\n\nAnswerCost\x12\x11\n\tnum_calls\x18\x01 \x01(\x05\x12\x13\n\x06\x61mount\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x63urrency\x18\x03 \x01(\tB\t\n\x07_amount\"m\n\rGroundRequest\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x10\n\x08passages\x18\x03 \x03(\t\x12(\n\x05\x64\x65pth\x18\x04 \x01(\x0e\x32\x19.tandem.v1.GroundingDepth\"?\n\x0eGroundResponse\x12-\n\x0cgroundedness\x18\x01 \x01(\x0b\x32\x17.tandem.v1.Groundedness\"\xd6\x02\n\x0cGroundedness\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.tandem.v1.Groundedness.Status\x12\x12\n\x05value\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12.\n\tsentences\x18\x03 \x03(\x0b\x32\x1b.tandem.v1.GroundedSentence\x12\x10\n\x08rests_on\x18\x04 \x03(\t\x12)\n\x06\x61\x62sent\x18\x05 \x03(\x0b\x32\x19.tandem.v1.AbsentEvidence\x12\x0f\n\x07version\x18\x06 \x01(\t\"z\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fSTATUS_MEASURED\x10\x01\x12\x12\n\x0eSTATUS_PARTIAL\x10\x02\x12\x17\n\x13STATUS_NOTHING_SAID\x10\x03\x12\x16\n\x12STATUS_NO_PASSAGES\x10\x04\x42\x08\n\x06_value\"x\n\x10GroundedSentence\x12(\n\x0b\x61nswer_span\x18\x01 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\x14\n\x0cgroundedness\x18\x02 \x01(\x01\x12$\n\x07support\x18\x03 \x01(\x0b\x32\x13.tandem.v1.Citation\"0\n\x0e\x41\x62sentEvidence\x12\x0e\n\x06signal\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xc1\x01\n\x08\x43itation\x12(\n\x0b\x61nswer_span\x18\x01 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12*\n\rdocument_span\x18\x05 \x01(\x0b\x32\x13.tandem.v1.TextSpan\x12\r\n\x05quote\x18\x06 \x01(\t\x12\x11\n\x04page\x18\x07 \x01(\x05H\x00\x88\x01\x01\x42\x07\n\x05_page\"0\n\nConfidence\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x13\n\x0b\x63\x61libration\x18\x02 \x01(\t\"\x7f\n\x08\x44\x65\x63ision\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x1f\n\x05route\x18\x02 \x01(\x0e\x32\x10.tandem.v1.Route\x12&\n\x05steps\x18\x03 \x03(\x0b\x32\x17.tandem.v1.DecisionStep\x12\x1a\n\x12rewritten_question\x18\x04 \x01(\t\"\xe4\x01\n\x0c\x44\x65\x63isionStep\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.tandem.v1.DecisionStep.Kind\x12\x1f\n\x05route\x18\x02 \x01(\x0e\x32\x10.tandem.v1.Route\x12\x0e\n\x06reason\x18\x03 \x01(\t\"w\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_CHOOSE\x10\x01\x12\x0f\n\x0bKIND_ACCEPT\x10\x02\x12\x11\n\rKIND_ESCALATE\x10\x03\x12\x12\n\x0eKIND_FALL_BACK\x10\x04\x12\x10\n\x0cKIND_ABSTAIN\x10\x05\"0\n\x0b\x44\x65gradation\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06\x65\x66\x66\x65\x63t\x18\x02 \x01(\t\"\x15\n\x13ListPoliciesRequest\"^\n\x14ListPoliciesResponse\x12.\n\x08policies\x18\x01 \x03(\x0b\x32\x1c.tandem.v1.PolicyDescription\x12\x16\n\x0e\x64\x65\x66\x61ult_policy\x18\x02 \x01(\t\"6\n\x11PolicyDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t*V\n\x05Route\x12\x15\n\x11ROUTE_UNSPECIFIED\x10\x00\x12\x13\n\x0fROUTE_FINETUNED\x10\x01\x12\r\n\tROUTE_RAG\x10\x02\x12\x12\n\x0eROUTE_ENSEMBLE\x10\x03*\xa9\x01\n\x0eGroundingDepth\x12\x1f\n\x1bGROUNDING_DEPTH_UNSPECIFIED\x10\x00\x12\x19\n\x15GROUNDING_DEPTH_WORDS\x10\x01\x12\x1b\n\x17GROUNDING_DEPTH_VECTORS\x10\x02\x12\x1e\n\x1aGROUNDING_DEPTH_LIKELIHOOD\x10\x03\x12\x1e\n\x1aGROUNDING_DEPTH_ENTAILMENT\x10\x04\x32\xac\x03\n\rRouterService\x12\x34\n\x03\x41sk\x12\x15.tandem.v1.AskRequest\x1a\x16.tandem.v1.AskResponse\x12H\n\tStreamAsk\x12\x1b.tandem.v1.StreamAskRequest\x1a\x1c.tandem.v1.StreamAskResponse0\x01\x12O\n\x0cListPolicies\x12\x1e.tandem.v1.ListPoliciesRequest\x1a\x1f.tandem.v1.ListPoliciesResponse\x12=\n\x06\x41\x64vise\x12\x18.tandem.v1.AdviseRequest\x1a\x19.tandem.v1.AdviseResponse\x12L\n\x0bListDomains\x12\x1d.tandem.v1.ListDomainsRequest\x1a\x1e.tandem.v1.ListDomainsResponse\x12=\n\x06Ground\x12\x18.tandem.v1.GroundRequest\x1a\x19.tandem.v1.GroundResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.router_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROUTE']._serialized_start=2126
-  _globals['_ROUTE']._serialized_end=2192
-  _globals['_TURN']._serialized_start=126
-  _globals['_TURN']._serialized_end=166
-  _globals['_ASKREQUEST']._serialized_start=169
-  _globals['_ASKREQUEST']._serialized_end=336
-  _globals['_ASKRESPONSE']._serialized_start=338
-  _globals['_ASKRESPONSE']._serialized_end=386
-  _globals['_STREAMASKREQUEST']._serialized_start=388
-  _globals['_STREAMASKREQUEST']._serialized_end=446
-  _globals['_STREAMASKRESPONSE']._serialized_start=449
-  _globals['_STREAMASKRESPONSE']._serialized_end=700
-  _globals['_ANSWERSTARTED']._serialized_start=702
-  _globals['_ANSWERSTARTED']._serialized_end=780
-  _globals['_ANSWERSOURCES']._serialized_start=782
-  _globals['_ANSWERSOURCES']._serialized_end=835
-  _globals['_ANSWERDELTA']._serialized_start=837
-  _globals['_ANSWERDELTA']._serialized_end=864
-  _globals['_ANSWERFINISHED']._serialized_start=866
-  _globals['_ANSWERFINISHED']._serialized_end=917
-  _globals['_ANSWER']._serialized_start=920
-  _globals['_ANSWER']._serialized_end=1293
-  _globals['_CITATION']._serialized_start=1296
-  _globals['_CITATION']._serialized_end=1489
-  _globals['_CONFIDENCE']._serialized_start=1491
-  _globals['_CONFIDENCE']._serialized_end=1539
-  _globals['_DECISION']._serialized_start=1541
-  _globals['_DECISION']._serialized_end=1668
-  _globals['_DECISIONSTEP']._serialized_start=1671
-  _globals['_DECISIONSTEP']._serialized_end=1899
-  _globals['_DECISIONSTEP_KIND']._serialized_start=1780
-  _globals['_DECISIONSTEP_KIND']._serialized_end=1899
-  _globals['_DEGRADATION']._serialized_start=1901
-  _globals['_DEGRADATION']._serialized_end=1949
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=1951
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=1972
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1974
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=2068
-  _globals['_POLICYDESCRIPTION']._serialized_start=2070
-  _globals['_POLICYDESCRIPTION']._serialized_end=2124
-  _globals['_ROUTERSERVICE']._serialized_start=2195
-  _globals['_ROUTERSERVICE']._serialized_end=2482
+  _globals['_ROUTE']._serialized_start=4099
+  _globals['_ROUTE']._serialized_end=4185
+  _globals['_GROUNDINGDEPTH']._serialized_start=4188
+  _globals['_GROUNDINGDEPTH']._serialized_end=4357
+  _globals['_TURN']._serialized_start=183
+  _globals['_TURN']._serialized_end=223
+  _globals['_ASKREQUEST']._serialized_start=226
+  _globals['_ASKREQUEST']._serialized_end=450
+  _globals['_ANSWERBUDGET']._serialized_start=453
+  _globals['_ANSWERBUDGET']._serialized_end=586
+  _globals['_ASKRESPONSE']._serialized_start=588
+  _globals['_ASKRESPONSE']._serialized_end=636
+  _globals['_STREAMASKREQUEST']._serialized_start=638
+  _globals['_STREAMASKREQUEST']._serialized_end=696
+  _globals['_STREAMASKRESPONSE']._serialized_start=699
+  _globals['_STREAMASKRESPONSE']._serialized_end=999
+  _globals['_ANSWERSTARTED']._serialized_start=1001
+  _globals['_ANSWERSTARTED']._serialized_end=1095
+  _globals['_ANSWERSOURCES']._serialized_start=1097
+  _globals['_ANSWERSOURCES']._serialized_end=1150
+  _globals['_ANSWERCITATIONS']._serialized_start=1152
+  _globals['_ANSWERCITATIONS']._serialized_end=1256
+  _globals['_ANSWERDELTA']._serialized_start=1258
+  _globals['_ANSWERDELTA']._serialized_end=1285
+  _globals['_ANSWERFINISHED']._serialized_start=1287
+  _globals['_ANSWERFINISHED']._serialized_end=1338
+  _globals['_ANSWER']._serialized_start=1341
+  _globals['_ANSWER']._serialized_end=1897
+  _globals['_SCOPEREADING']._serialized_start=1899
+  _globals['_SCOPEREADING']._serialized_end=2016
+  _globals['_ANSWERSIGNALS']._serialized_start=2019
+  _globals['_ANSWERSIGNALS']._serialized_end=2490
+  _globals['_ANSWERCOST']._serialized_start=2492
+  _globals['_ANSWERCOST']._serialized_end=2573
+  _globals['_GROUNDREQUEST']._serialized_start=2575
+  _globals['_GROUNDREQUEST']._serialized_end=2684
+  _globals['_GROUNDRESPONSE']._serialized_start=2686
+  _globals['_GROUNDRESPONSE']._serialized_end=2749
+  _globals['_GROUNDEDNESS']._serialized_start=2752
+  _globals['_GROUNDEDNESS']._serialized_end=3094
+  _globals['_GROUNDEDNESS_STATUS']._serialized_start=2962
+  _globals['_GROUNDEDNESS_STATUS']._serialized_end=3084
+  _globals['_GROUNDEDSENTENCE']._serialized_start=3096
+  _globals['_GROUNDEDSENTENCE']._serialized_end=3216
+  _globals['_ABSENTEVIDENCE']._serialized_start=3218
+  _globals['_ABSENTEVIDENCE']._serialized_end=3266
+  _globals['_CITATION']._serialized_start=3269
+  _globals['_CITATION']._serialized_end=3462
+  _globals['_CONFIDENCE']._serialized_start=3464
+  _globals['_CONFIDENCE']._serialized_end=3512
+  _globals['_DECISION']._serialized_start=3514
+  _globals['_DECISION']._serialized_end=3641
+  _globals['_DECISIONSTEP']._serialized_start=3644
+  _globals['_DECISIONSTEP']._serialized_end=3872
+  _globals['_DECISIONSTEP_KIND']._serialized_start=3753
+  _globals['_DECISIONSTEP_KIND']._serialized_end=3872
+  _globals['_DEGRADATION']._serialized_start=3874
+  _globals['_DEGRADATION']._serialized_end=3922
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=3924
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=3945
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=3947
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=4041
+  _globals['_POLICYDESCRIPTION']._serialized_start=4043
+  _globals['_POLICYDESCRIPTION']._serialized_end=4097
+  _globals['_ROUTERSERVICE']._serialized_start=4360
+  _globals['_ROUTERSERVICE']._serialized_end=4788
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ Questions in, answers with their provenance out."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -33,6 +34,8 @@ class _RouteEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Route.ValueType
     """ROUTE_FINETUNED is the adapter answering from its weights."""
     ROUTE_RAG: _Route.ValueType  # 2
     """ROUTE_RAG is an answer read from retrieved passages."""
+    ROUTE_ENSEMBLE: _Route.ValueType  # 3
+    """ROUTE_ENSEMBLE is an answer that both wrote together, token by token."""
 
 class Route(_Route, metaclass=_RouteEnumTypeWrapper):
     """Route is a path that can produce an answer."""
@@ -43,7 +46,49 @@ ROUTE_FINETUNED: Route.ValueType  # 1
 """ROUTE_FINETUNED is the adapter answering from its weights."""
 ROUTE_RAG: Route.ValueType  # 2
 """ROUTE_RAG is an answer read from retrieved passages."""
+ROUTE_ENSEMBLE: Route.ValueType  # 3
+"""ROUTE_ENSEMBLE is an answer that both wrote together, token by token."""
 Global___Route: _TypeAlias = Route  # noqa: Y015
+
+class _GroundingDepth:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GroundingDepthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroundingDepth.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GROUNDING_DEPTH_UNSPECIFIED: _GroundingDepth.ValueType  # 0
+    """GROUNDING_DEPTH_UNSPECIFIED is what the server is configured for."""
+    GROUNDING_DEPTH_WORDS: _GroundingDepth.ValueType  # 1
+    """GROUNDING_DEPTH_WORDS compares words, figures and names; asks no peer."""
+    GROUNDING_DEPTH_VECTORS: _GroundingDepth.ValueType  # 2
+    """GROUNDING_DEPTH_VECTORS adds one call of Embed."""
+    GROUNDING_DEPTH_LIKELIHOOD: _GroundingDepth.ValueType  # 3
+    """GROUNDING_DEPTH_LIKELIHOOD adds one call of Score: the answer's likelihood
+    with and without the passages.
+    """
+    GROUNDING_DEPTH_ENTAILMENT: _GroundingDepth.ValueType  # 4
+    """GROUNDING_DEPTH_ENTAILMENT asks the embedder's ClassifyPairs instead; where
+    that fails, the others are consulted and the status is PARTIAL.
+    """
+
+class GroundingDepth(_GroundingDepth, metaclass=_GroundingDepthEnumTypeWrapper):
+    """GroundingDepth is which evidence is consulted; each has that of those before."""
+
+GROUNDING_DEPTH_UNSPECIFIED: GroundingDepth.ValueType  # 0
+"""GROUNDING_DEPTH_UNSPECIFIED is what the server is configured for."""
+GROUNDING_DEPTH_WORDS: GroundingDepth.ValueType  # 1
+"""GROUNDING_DEPTH_WORDS compares words, figures and names; asks no peer."""
+GROUNDING_DEPTH_VECTORS: GroundingDepth.ValueType  # 2
+"""GROUNDING_DEPTH_VECTORS adds one call of Embed."""
+GROUNDING_DEPTH_LIKELIHOOD: GroundingDepth.ValueType  # 3
+"""GROUNDING_DEPTH_LIKELIHOOD adds one call of Score: the answer's likelihood
+with and without the passages.
+"""
+GROUNDING_DEPTH_ENTAILMENT: GroundingDepth.ValueType  # 4
+"""GROUNDING_DEPTH_ENTAILMENT asks the embedder's ClassifyPairs instead; where
+that fails, the others are consulted and the status is PARTIAL.
+"""
+Global___GroundingDepth: _TypeAlias = GroundingDepth  # noqa: Y015
 
 @_typing.final
 class Turn(_message.Message):
@@ -82,13 +127,19 @@ class AskRequest(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     MAX_PASSAGES_FIELD_NUMBER: _builtins.int
     AS_OF_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     question: _builtins.str
     """question is what to answer, 1 to 4,096 characters."""
     policy: _builtins.str
-    """policy is the name of a policy; empty means the server's default."""
+    """policy is the name of a policy; empty means the domain's."""
     max_passages: _builtins.int
     """max_passages bounds the passages that are retrieved, 1 to 20. Default: the
     server's.
+    """
+    domain: _builtins.str
+    """domain is the name of a domain; empty means the caller's default, see
+    ListDomains.
     """
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
@@ -98,6 +149,12 @@ class AskRequest(_message.Message):
     def as_of(self) -> _timestamp_pb2.Timestamp:
         """as_of asks for what was valid at this moment; unset means now."""
 
+    @_builtins.property
+    def budget(self) -> Global___AnswerBudget:
+        """budget bounds what the answer may cost; unset means no bound but the
+        deadline.
+        """
+
     def __init__(
         self,
         *,
@@ -106,16 +163,67 @@ class AskRequest(_message.Message):
         history: _abc.Iterable[Global___Turn] | None = ...,
         max_passages: _builtins.int | None = ...,
         as_of: _timestamp_pb2.Timestamp | None = ...,
+        domain: _builtins.str = ...,
+        budget: Global___AnswerBudget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_passages", b"_max_passages", "as_of", b"as_of", "max_passages", b"max_passages"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_passages", b"_max_passages", "as_of", b"as_of", "budget", b"budget", "max_passages", b"max_passages"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_passages", b"_max_passages", "as_of", b"as_of", "history", b"history", "max_passages", b"max_passages", "policy", b"policy", "question", b"question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_passages", b"_max_passages", "as_of", b"as_of", "budget", b"budget", "domain", b"domain", "history", b"history", "max_passages", b"max_passages", "policy", b"policy", "question", b"question"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_passages: _TypeAlias = _typing.Literal["max_passages"]  # noqa: Y015
     _WhichOneofArgType__max_passages: _TypeAlias = _typing.Literal["_max_passages", b"_max_passages"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_passages) -> _WhichOneofReturnType__max_passages | None: ...
 
 Global___AskRequest: _TypeAlias = AskRequest  # noqa: Y015
+
+@_typing.final
+class AnswerBudget(_message.Message):
+    """AnswerBudget bounds what an answer may cost. A policy takes no path that it
+    has no room for: it answers with what it has, names "budget" in degraded, or
+    fails with FAILED_PRECONDITION (reason BUDGET_TOO_SMALL).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_CALLS_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    MAX_COST_FIELD_NUMBER: _builtins.int
+    max_calls: _builtins.int
+    """max_calls is the most calls of other services: an embedding, a search, each
+    prompt of a generation and each call for grounding is one. 1 to 1,000.
+    """
+    max_cost: _builtins.float
+    """max_cost is the most to spend, in the currency of the domain's costs, 0 to
+    10^9. What a path will cost is estimated beforehand, with an answer of full
+    length. Refused with INVALID_ARGUMENT where the domain declares no costs.
+    """
+    @_builtins.property
+    def deadline(self) -> _duration_pb2.Duration:
+        """deadline is the longest time for the whole answer, 1 ms to 1 h; the call's
+        own deadline holds besides.
+        """
+
+    def __init__(
+        self,
+        *,
+        max_calls: _builtins.int | None = ...,
+        deadline: _duration_pb2.Duration | None = ...,
+        max_cost: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_calls", b"_max_calls", "_max_cost", b"_max_cost", "deadline", b"deadline", "max_calls", b"max_calls", "max_cost", b"max_cost"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_calls", b"_max_calls", "_max_cost", b"_max_cost", "deadline", b"deadline", "max_calls", b"max_calls", "max_cost", b"max_cost"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_calls: _TypeAlias = _typing.Literal["max_calls"]  # noqa: Y015
+    _WhichOneofArgType__max_calls: _TypeAlias = _typing.Literal["_max_calls", b"_max_calls"]  # noqa: Y015
+    _WhichOneofReturnType__max_cost: _TypeAlias = _typing.Literal["max_cost"]  # noqa: Y015
+    _WhichOneofArgType__max_cost: _TypeAlias = _typing.Literal["_max_cost", b"_max_cost"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_calls) -> _WhichOneofReturnType__max_calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost) -> _WhichOneofReturnType__max_cost | None: ...
+
+Global___AnswerBudget: _TypeAlias = AnswerBudget  # noqa: Y015
 
 @_typing.final
 class AskResponse(_message.Message):
@@ -176,6 +284,7 @@ class StreamAskResponse(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    CITATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___AnswerStarted:
         """started names the answer; its audit record is durable by now."""
@@ -196,6 +305,10 @@ class StreamAskResponse(_message.Message):
     def finished(self) -> Global___AnswerFinished:
         """finished is the final answer."""
 
+    @_builtins.property
+    def citations(self) -> Global___AnswerCitations:
+        """citations tie the text that stands now to documents."""
+
     def __init__(
         self,
         *,
@@ -204,12 +317,13 @@ class StreamAskResponse(_message.Message):
         sources: Global___AnswerSources | None = ...,
         delta: Global___AnswerDelta | None = ...,
         finished: Global___AnswerFinished | None = ...,
+        citations: Global___AnswerCitations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "delta", b"delta", "event", b"event", "finished", b"finished", "sources", b"sources", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "decision", b"decision", "delta", b"delta", "event", b"event", "finished", b"finished", "sources", b"sources", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "delta", b"delta", "event", b"event", "finished", b"finished", "sources", b"sources", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "decision", b"decision", "delta", b"delta", "event", b"event", "finished", b"finished", "sources", b"sources", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "decision", "sources", "delta", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "decision", "sources", "delta", "finished", "citations"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -224,22 +338,26 @@ class AnswerStarted(_message.Message):
     ANSWER_ID_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     REWRITTEN_QUESTION_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
     answer_id: _builtins.str
     """answer_id names the answer and its audit records."""
     policy: _builtins.str
     """policy is the policy that decides."""
     rewritten_question: _builtins.str
     """rewritten_question is the self-contained form of the question."""
+    domain: _builtins.str
+    """domain is the domain that is asked."""
     def __init__(
         self,
         *,
         answer_id: _builtins.str = ...,
         policy: _builtins.str = ...,
         rewritten_question: _builtins.str = ...,
+        domain: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_id", b"answer_id", "policy", b"policy", "rewritten_question", b"rewritten_question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_id", b"answer_id", "domain", b"domain", "policy", b"policy", "rewritten_question", b"rewritten_question"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -268,6 +386,36 @@ class AnswerSources(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AnswerSources: _TypeAlias = AnswerSources  # noqa: Y015
+
+@_typing.final
+class AnswerCitations(_message.Message):
+    """AnswerCitations tie the draft to documents, once its text is whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CITATIONS_FIELD_NUMBER: _builtins.int
+    GROUNDEDNESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
+        """citations are those of the sentences that passages support."""
+
+    @_builtins.property
+    def groundedness(self) -> Global___Groundedness:
+        """groundedness is how far passages support the draft."""
+
+    def __init__(
+        self,
+        *,
+        citations: _abc.Iterable[Global___Citation] | None = ...,
+        groundedness: Global___Groundedness | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["groundedness", b"groundedness"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "groundedness", b"groundedness"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerCitations: _TypeAlias = AnswerCitations  # noqa: Y015
 
 @_typing.final
 class AnswerDelta(_message.Message):
@@ -332,6 +480,11 @@ class Answer(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    GROUNDEDNESS_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    SIGNALS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     answer_id: _builtins.str
     """answer_id names the answer and its audit records."""
     text: _builtins.str
@@ -340,6 +493,8 @@ class Answer(_message.Message):
     """abstained tells that the router found nothing to answer with; text then
     says so in words.
     """
+    domain: _builtins.str
+    """domain is the domain that was asked."""
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Citation]:
         """citations tie parts of text to parts of documents; empty when the
@@ -374,6 +529,24 @@ class Answer(_message.Message):
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.StageTiming]:
         """timings are the stages in the order in which they began, "total" last."""
 
+    @_builtins.property
+    def groundedness(self) -> Global___Groundedness:
+        """groundedness is how far the passages support text; unset where none were
+        read, or the router abstained.
+        """
+
+    @_builtins.property
+    def scope(self) -> Global___ScopeReading:
+        """scope is where the question lies; unset where nothing was measured."""
+
+    @_builtins.property
+    def signals(self) -> Global___AnswerSignals:
+        """signals is what was known of the answer's draft."""
+
+    @_builtins.property
+    def cost(self) -> Global___AnswerCost:
+        """cost is what the answer took, of all paths together."""
+
     def __init__(
         self,
         *,
@@ -388,14 +561,416 @@ class Answer(_message.Message):
         degraded: _abc.Iterable[Global___Degradation] | None = ...,
         usage: _common_pb2.Usage | None = ...,
         timings: _abc.Iterable[_common_pb2.StageTiming] | None = ...,
+        domain: _builtins.str = ...,
+        groundedness: Global___Groundedness | None = ...,
+        scope: Global___ScopeReading | None = ...,
+        signals: Global___AnswerSignals | None = ...,
+        cost: Global___AnswerCost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "decision", b"decision", "lineage", b"lineage", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "cost", b"cost", "decision", b"decision", "groundedness", b"groundedness", "lineage", b"lineage", "scope", b"scope", "signals", b"signals", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "answer_id", b"answer_id", "citations", b"citations", "confidence", b"confidence", "decision", b"decision", "degraded", b"degraded", "lineage", b"lineage", "passages", b"passages", "text", b"text", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "answer_id", b"answer_id", "citations", b"citations", "confidence", b"confidence", "cost", b"cost", "decision", b"decision", "degraded", b"degraded", "domain", b"domain", "groundedness", b"groundedness", "lineage", b"lineage", "passages", b"passages", "scope", b"scope", "signals", b"signals", "text", b"text", "timings", b"timings", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class ScopeReading(_message.Message):
+    """ScopeReading is how far a question lies from what the adapter was trained on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    INSIDE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    distance: _builtins.float
+    """distance is as the calibration's scope measures it; unset where it cannot
+    be told.
+    """
+    threshold: _builtins.float
+    """threshold is the greatest distance that counts as inside."""
+    inside: _builtins.bool
+    """inside tells whether the question lies inside; unset where unknown."""
+    reason: _builtins.str
+    """reason names the figures compared, or why there are none."""
+    def __init__(
+        self,
+        *,
+        distance: _builtins.float | None = ...,
+        threshold: _builtins.float = ...,
+        inside: _builtins.bool | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_inside", b"_inside", "distance", b"distance", "inside", b"inside"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance", b"_distance", "_inside", b"_inside", "distance", b"distance", "inside", b"inside", "reason", b"reason", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__distance: _TypeAlias = _typing.Literal["distance"]  # noqa: Y015
+    _WhichOneofArgType__distance: _TypeAlias = _typing.Literal["_distance", b"_distance"]  # noqa: Y015
+    _WhichOneofReturnType__inside: _TypeAlias = _typing.Literal["inside"]  # noqa: Y015
+    _WhichOneofArgType__inside: _TypeAlias = _typing.Literal["_inside", b"_inside"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__distance) -> _WhichOneofReturnType__distance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__inside) -> _WhichOneofReturnType__inside | None: ...
+
+Global___ScopeReading: _TypeAlias = ScopeReading  # noqa: Y015
+
+@_typing.final
+class AnswerSignals(_message.Message):
+    """AnswerSignals is what is known of a draft beside its text; each is unset
+    where it is not known. Calibration makes a confidence of them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEAN_LOGPROB_FIELD_NUMBER: _builtins.int
+    MIN_LOGPROB_FIELD_NUMBER: _builtins.int
+    MEAN_ENTROPY_FIELD_NUMBER: _builtins.int
+    MAX_ENTROPY_FIELD_NUMBER: _builtins.int
+    MEAN_MARGIN_FIELD_NUMBER: _builtins.int
+    MIN_MARGIN_FIELD_NUMBER: _builtins.int
+    NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    SCOPE_DISTANCE_FIELD_NUMBER: _builtins.int
+    TOP_SCORE_FIELD_NUMBER: _builtins.int
+    SCORE_GAP_FIELD_NUMBER: _builtins.int
+    AGREEMENT_FIELD_NUMBER: _builtins.int
+    mean_logprob: _builtins.float
+    """mean_logprob is the mean of the tokens' logprobs in nats, at most 0."""
+    min_logprob: _builtins.float
+    """min_logprob is the least of them."""
+    mean_entropy: _builtins.float
+    """mean_entropy is the mean of the tokens' entropies in nats."""
+    max_entropy: _builtins.float
+    """max_entropy is the greatest of them."""
+    mean_margin: _builtins.float
+    """mean_margin is the mean, over the tokens, of the likeliest token's
+    probability less the second's, 0 to 1.
+    """
+    min_margin: _builtins.float
+    """min_margin is the least of these margins."""
+    num_tokens: _builtins.float
+    """num_tokens is the draft's length in tokens."""
+    scope_distance: _builtins.float
+    """scope_distance is ScopeReading.distance."""
+    top_score: _builtins.float
+    """top_score is the greatest cosine of a passage to the question."""
+    score_gap: _builtins.float
+    """score_gap is that less the second greatest, 0 or more."""
+    agreement: _builtins.float
+    """agreement is the token F1 of the two paths' answers, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        mean_logprob: _builtins.float | None = ...,
+        min_logprob: _builtins.float | None = ...,
+        mean_entropy: _builtins.float | None = ...,
+        max_entropy: _builtins.float | None = ...,
+        mean_margin: _builtins.float | None = ...,
+        min_margin: _builtins.float | None = ...,
+        num_tokens: _builtins.float | None = ...,
+        scope_distance: _builtins.float | None = ...,
+        top_score: _builtins.float | None = ...,
+        score_gap: _builtins.float | None = ...,
+        agreement: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_max_entropy", b"_max_entropy", "_mean_entropy", b"_mean_entropy", "_mean_logprob", b"_mean_logprob", "_mean_margin", b"_mean_margin", "_min_logprob", b"_min_logprob", "_min_margin", b"_min_margin", "_num_tokens", b"_num_tokens", "_scope_distance", b"_scope_distance", "_score_gap", b"_score_gap", "_top_score", b"_top_score", "agreement", b"agreement", "max_entropy", b"max_entropy", "mean_entropy", b"mean_entropy", "mean_logprob", b"mean_logprob", "mean_margin", b"mean_margin", "min_logprob", b"min_logprob", "min_margin", b"min_margin", "num_tokens", b"num_tokens", "scope_distance", b"scope_distance", "score_gap", b"score_gap", "top_score", b"top_score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_agreement", b"_agreement", "_max_entropy", b"_max_entropy", "_mean_entropy", b"_mean_entropy", "_mean_logprob", b"_mean_logprob", "_mean_margin", b"_mean_margin", "_min_logprob", b"_min_logprob", "_min_margin", b"_min_margin", "_num_tokens", b"_num_tokens", "_scope_distance", b"_scope_distance", "_score_gap", b"_score_gap", "_top_score", b"_top_score", "agreement", b"agreement", "max_entropy", b"max_entropy", "mean_entropy", b"mean_entropy", "mean_logprob", b"mean_logprob", "mean_margin", b"mean_margin", "min_logprob", b"min_logprob", "min_margin", b"min_margin", "num_tokens", b"num_tokens", "scope_distance", b"scope_distance", "score_gap", b"score_gap", "top_score", b"top_score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__agreement: _TypeAlias = _typing.Literal["agreement"]  # noqa: Y015
+    _WhichOneofArgType__agreement: _TypeAlias = _typing.Literal["_agreement", b"_agreement"]  # noqa: Y015
+    _WhichOneofReturnType__max_entropy: _TypeAlias = _typing.Literal["max_entropy"]  # noqa: Y015
+    _WhichOneofArgType__max_entropy: _TypeAlias = _typing.Literal["_max_entropy", b"_max_entropy"]  # noqa: Y015
+    _WhichOneofReturnType__mean_entropy: _TypeAlias = _typing.Literal["mean_entropy"]  # noqa: Y015
+    _WhichOneofArgType__mean_entropy: _TypeAlias = _typing.Literal["_mean_entropy", b"_mean_entropy"]  # noqa: Y015
+    _WhichOneofReturnType__mean_logprob: _TypeAlias = _typing.Literal["mean_logprob"]  # noqa: Y015
+    _WhichOneofArgType__mean_logprob: _TypeAlias = _typing.Literal["_mean_logprob", b"_mean_logprob"]  # noqa: Y015
+    _WhichOneofReturnType__mean_margin: _TypeAlias = _typing.Literal["mean_margin"]  # noqa: Y015
+    _WhichOneofArgType__mean_margin: _TypeAlias = _typing.Literal["_mean_margin", b"_mean_margin"]  # noqa: Y015
+    _WhichOneofReturnType__min_logprob: _TypeAlias = _typing.Literal["min_logprob"]  # noqa: Y015
+    _WhichOneofArgType__min_logprob: _TypeAlias = _typing.Literal["_min_logprob", b"_min_logprob"]  # noqa: Y015
+    _WhichOneofReturnType__min_margin: _TypeAlias = _typing.Literal["min_margin"]  # noqa: Y015
+    _WhichOneofArgType__min_margin: _TypeAlias = _typing.Literal["_min_margin", b"_min_margin"]  # noqa: Y015
+    _WhichOneofReturnType__num_tokens: _TypeAlias = _typing.Literal["num_tokens"]  # noqa: Y015
+    _WhichOneofArgType__num_tokens: _TypeAlias = _typing.Literal["_num_tokens", b"_num_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__scope_distance: _TypeAlias = _typing.Literal["scope_distance"]  # noqa: Y015
+    _WhichOneofArgType__scope_distance: _TypeAlias = _typing.Literal["_scope_distance", b"_scope_distance"]  # noqa: Y015
+    _WhichOneofReturnType__score_gap: _TypeAlias = _typing.Literal["score_gap"]  # noqa: Y015
+    _WhichOneofArgType__score_gap: _TypeAlias = _typing.Literal["_score_gap", b"_score_gap"]  # noqa: Y015
+    _WhichOneofReturnType__top_score: _TypeAlias = _typing.Literal["top_score"]  # noqa: Y015
+    _WhichOneofArgType__top_score: _TypeAlias = _typing.Literal["_top_score", b"_top_score"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__agreement) -> _WhichOneofReturnType__agreement | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_entropy) -> _WhichOneofReturnType__max_entropy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_entropy) -> _WhichOneofReturnType__mean_entropy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_logprob) -> _WhichOneofReturnType__mean_logprob | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_margin) -> _WhichOneofReturnType__mean_margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_logprob) -> _WhichOneofReturnType__min_logprob | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_margin) -> _WhichOneofReturnType__min_margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_tokens) -> _WhichOneofReturnType__num_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scope_distance) -> _WhichOneofReturnType__scope_distance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_gap) -> _WhichOneofReturnType__score_gap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_score) -> _WhichOneofReturnType__top_score | None: ...
+
+Global___AnswerSignals: _TypeAlias = AnswerSignals  # noqa: Y015
+
+@_typing.final
+class AnswerCost(_message.Message):
+    """AnswerCost is what an answer took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUM_CALLS_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    num_calls: _builtins.int
+    """num_calls counts the calls of other services as AnswerBudget does."""
+    amount: _builtins.float
+    """amount is the price by the domain's costs; unset where it declares none."""
+    currency: _builtins.str
+    """currency is that of amount."""
+    def __init__(
+        self,
+        *,
+        num_calls: _builtins.int = ...,
+        amount: _builtins.float | None = ...,
+        currency: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_amount", b"_amount", "amount", b"amount", "currency", b"currency", "num_calls", b"num_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__amount: _TypeAlias = _typing.Literal["amount"]  # noqa: Y015
+    _WhichOneofArgType__amount: _TypeAlias = _typing.Literal["_amount", b"_amount"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__amount) -> _WhichOneofReturnType__amount | None: ...
+
+Global___AnswerCost: _TypeAlias = AnswerCost  # noqa: Y015
+
+@_typing.final
+class GroundRequest(_message.Message):
+    """GroundRequest is an answer and what it is said to rest on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUESTION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    question: _builtins.str
+    """question is what was asked, at most 4,096 characters; may be empty."""
+    answer: _builtins.str
+    """answer is judged, 1 to 8,192 characters."""
+    depth: Global___GroundingDepth.ValueType
+    """depth is which evidence is consulted."""
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """passages are the texts it may rest on: 1 to 20, of 1 to 65,536 characters
+        each, 131,072 together.
+        """
+
+    def __init__(
+        self,
+        *,
+        question: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        passages: _abc.Iterable[_builtins.str] | None = ...,
+        depth: Global___GroundingDepth.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "depth", b"depth", "passages", b"passages", "question", b"question"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroundRequest: _TypeAlias = GroundRequest  # noqa: Y015
+
+@_typing.final
+class GroundResponse(_message.Message):
+    """GroundResponse carries the judgement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUNDEDNESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def groundedness(self) -> Global___Groundedness:
+        """groundedness is how far the passages support the answer. Its supports name
+        a passage by its place, from 0, as document_id and chunk_id.
+        """
+
+    def __init__(
+        self,
+        *,
+        groundedness: Global___Groundedness | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["groundedness", b"groundedness"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["groundedness", b"groundedness"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroundResponse: _TypeAlias = GroundResponse  # noqa: Y015
+
+@_typing.final
+class Groundedness(_message.Message):
+    """Groundedness is how far passages support an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Groundedness._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATUS_UNSPECIFIED: Groundedness._Status.ValueType  # 0
+        """STATUS_UNSPECIFIED is never sent."""
+        STATUS_MEASURED: Groundedness._Status.ValueType  # 1
+        """STATUS_MEASURED means that every evidence asked for was had."""
+        STATUS_PARTIAL: Groundedness._Status.ValueType  # 2
+        """STATUS_PARTIAL means that some failed, see absent; the others count."""
+        STATUS_NOTHING_SAID: Groundedness._Status.ValueType  # 3
+        """STATUS_NOTHING_SAID means that the answer holds no word: no figure."""
+        STATUS_NO_PASSAGES: Groundedness._Status.ValueType  # 4
+        """STATUS_NO_PASSAGES means that no passage could be cited: no figure."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Status says whether there is a figure, and what it lacks."""
+
+    STATUS_UNSPECIFIED: Groundedness.Status.ValueType  # 0
+    """STATUS_UNSPECIFIED is never sent."""
+    STATUS_MEASURED: Groundedness.Status.ValueType  # 1
+    """STATUS_MEASURED means that every evidence asked for was had."""
+    STATUS_PARTIAL: Groundedness.Status.ValueType  # 2
+    """STATUS_PARTIAL means that some failed, see absent; the others count."""
+    STATUS_NOTHING_SAID: Groundedness.Status.ValueType  # 3
+    """STATUS_NOTHING_SAID means that the answer holds no word: no figure."""
+    STATUS_NO_PASSAGES: Groundedness.Status.ValueType  # 4
+    """STATUS_NO_PASSAGES means that no passage could be cited: no figure."""
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    RESTS_ON_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    status: Global___Groundedness.Status.ValueType
+    """status says whether there is a figure."""
+    value: _builtins.float
+    """value is the chance, 0 to 1, that passages support all that is said, the
+    product of the sentences' values; unset where there is no figure.
+    """
+    version: _builtins.str
+    """version names the weights of the combination by their SHA-256, or the
+    classifier's.
+    """
+    @_builtins.property
+    def sentences(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroundedSentence]:
+        """sentences are those of the answer, in order."""
+
+    @_builtins.property
+    def rests_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """rests_on names the evidence used: "lexical", "embedding", "likelihood" or
+        "entailment".
+        """
+
+    @_builtins.property
+    def absent(self) -> _containers.RepeatedCompositeFieldContainer[Global___AbsentEvidence]:
+        """absent names the evidence that was asked for and failed."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___Groundedness.Status.ValueType = ...,
+        value: _builtins.float | None = ...,
+        sentences: _abc.Iterable[Global___GroundedSentence] | None = ...,
+        rests_on: _abc.Iterable[_builtins.str] | None = ...,
+        absent: _abc.Iterable[Global___AbsentEvidence] | None = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "absent", b"absent", "rests_on", b"rests_on", "sentences", b"sentences", "status", b"status", "value", b"value", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___Groundedness: _TypeAlias = Groundedness  # noqa: Y015
+
+@_typing.final
+class GroundedSentence(_message.Message):
+    """GroundedSentence is how far passages support one sentence of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWER_SPAN_FIELD_NUMBER: _builtins.int
+    GROUNDEDNESS_FIELD_NUMBER: _builtins.int
+    SUPPORT_FIELD_NUMBER: _builtins.int
+    groundedness: _builtins.float
+    """groundedness is 0 to 1."""
+    @_builtins.property
+    def answer_span(self) -> _common_pb2.TextSpan:
+        """answer_span is the sentence in the answer's text."""
+
+    @_builtins.property
+    def support(self) -> Global___Citation:
+        """support is the part of a document that supports it best; unset where none
+        does.
+        """
+
+    def __init__(
+        self,
+        *,
+        answer_span: _common_pb2.TextSpan | None = ...,
+        groundedness: _builtins.float = ...,
+        support: Global___Citation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer_span", b"answer_span", "support", b"support"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_span", b"answer_span", "groundedness", b"groundedness", "support", b"support"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GroundedSentence: _TypeAlias = GroundedSentence  # noqa: Y015
+
+@_typing.final
+class AbsentEvidence(_message.Message):
+    """AbsentEvidence is evidence that was asked for and failed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """signal is its name, as in rests_on."""
+    reason: _builtins.str
+    """reason says why, without anybody's text."""
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbsentEvidence: _TypeAlias = AbsentEvidence  # noqa: Y015
 
 @_typing.final
 class Citation(_message.Message):

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from tandem.v1 import advice_pb2 as tandem_dot_v1_dot_advice__pb2
+from tandem.v1 import domains_pb2 as tandem_dot_v1_dot_domains__pb2
 from tandem.v1 import router_service_pb2 as tandem_dot_v1_dot_router__service__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -57,6 +58,16 @@ class RouterServiceStub:
                 request_serializer=tandem_dot_v1_dot_advice__pb2.AdviseRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_advice__pb2.AdviseResponse.FromString,
                 _registered_method=True)
+        self.ListDomains = channel.unary_unary(
+                '/tandem.v1.RouterService/ListDomains',
+                request_serializer=tandem_dot_v1_dot_domains__pb2.ListDomainsRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_domains__pb2.ListDomainsResponse.FromString,
+                _registered_method=True)
+        self.Ground = channel.unary_unary(
+                '/tandem.v1.RouterService/Ground',
+                request_serializer=tandem_dot_v1_dot_router__service__pb2.GroundRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_router__service__pb2.GroundResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -66,10 +77,12 @@ class RouterServiceServicer:
 
     def Ask(self, request, context):
         """Ask returns the whole answer at once. Fails with INVALID_ARGUMENT for a
-        faulty request or an unknown policy, FAILED_PRECONDITION when the policy
-        needs an adapter and none is loaded, UNAVAILABLE when no path is left
-        that could answer or the audit log cannot be written, DEADLINE_EXCEEDED
-        when the caller's deadline passes first.
+        faulty request or an unknown policy, NOT_FOUND for a domain that the
+        caller may not ask, FAILED_PRECONDITION when the policy needs an adapter
+        and none is loaded, or (reason BUDGET_TOO_SMALL) when the budget leaves
+        room for no path, UNAVAILABLE when no path is left that could answer or
+        the audit log cannot be written, DEADLINE_EXCEEDED when the caller's
+        deadline or the budget's passes first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,7 +90,7 @@ class RouterServiceServicer:
 
     def StreamAsk(self, request, context):
         """StreamAsk returns the answer as it is made: started, then decisions,
-        sources and deltas, finished last. When a draft is given up, a decision
+        sources and deltas, citations once the text stands, finished last. When a draft is given up, a decision
         that escalates, falls back or abstains discards all deltas before it; only
         finished.answer is final. Fails as Ask does.
         """
@@ -97,6 +110,23 @@ class RouterServiceServicer:
         which policy; it changes nothing. Needs the role "user". Fails with
         INVALID_ARGUMENT when a factor is missing or unknown, NOT_FOUND for a
         domain that the caller may not ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDomains(self, request, context):
+        """ListDomains pages through the domains that the caller may ask, by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Ground(self, request, context):
+        """Ground says how far given passages support a given answer, as the router
+        judges its own answers; it records nothing. Needs the role "user". Fails
+        with INVALID_ARGUMENT for a faulty request. What a peer fails to deliver is
+        told in the answer, never as a failure.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,6 +154,16 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.Advise,
                     request_deserializer=tandem_dot_v1_dot_advice__pb2.AdviseRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_advice__pb2.AdviseResponse.SerializeToString,
+            ),
+            'ListDomains': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDomains,
+                    request_deserializer=tandem_dot_v1_dot_domains__pb2.ListDomainsRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_domains__pb2.ListDomainsResponse.SerializeToString,
+            ),
+            'Ground': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ground,
+                    request_deserializer=tandem_dot_v1_dot_router__service__pb2.GroundRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_router__service__pb2.GroundResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -236,6 +276,60 @@ class RouterService:
             '/tandem.v1.RouterService/Advise',
             tandem_dot_v1_dot_advice__pb2.AdviseRequest.SerializeToString,
             tandem_dot_v1_dot_advice__pb2.AdviseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDomains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RouterService/ListDomains',
+            tandem_dot_v1_dot_domains__pb2.ListDomainsRequest.SerializeToString,
+            tandem_dot_v1_dot_domains__pb2.ListDomainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ground(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RouterService/Ground',
+            tandem_dot_v1_dot_router__service__pb2.GroundRequest.SerializeToString,
+            tandem_dot_v1_dot_router__service__pb2.GroundResponse.FromString,
             options,
             channel_credentials,
             insecure,

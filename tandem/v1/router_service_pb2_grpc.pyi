@@ -6,6 +6,7 @@ Questions in, answers with their provenance out."""
 from collections import abc as _abc
 from grpc import aio as _aio
 from tandem.v1 import advice_pb2 as _advice_pb2
+from tandem.v1 import domains_pb2 as _domains_pb2
 from tandem.v1 import router_service_pb2 as _router_service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -38,14 +39,16 @@ class RouterServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RouterServiceAsyncStub: ...
     Ask: _grpc.UnaryUnaryMultiCallable[_router_service_pb2.AskRequest, _router_service_pb2.AskResponse]
     """Ask returns the whole answer at once. Fails with INVALID_ARGUMENT for a
-    faulty request or an unknown policy, FAILED_PRECONDITION when the policy
-    needs an adapter and none is loaded, UNAVAILABLE when no path is left
-    that could answer or the audit log cannot be written, DEADLINE_EXCEEDED
-    when the caller's deadline passes first.
+    faulty request or an unknown policy, NOT_FOUND for a domain that the
+    caller may not ask, FAILED_PRECONDITION when the policy needs an adapter
+    and none is loaded, or (reason BUDGET_TOO_SMALL) when the budget leaves
+    room for no path, UNAVAILABLE when no path is left that could answer or
+    the audit log cannot be written, DEADLINE_EXCEEDED when the caller's
+    deadline or the budget's passes first.
     """
     StreamAsk: _grpc.UnaryStreamMultiCallable[_router_service_pb2.StreamAskRequest, _router_service_pb2.StreamAskResponse]
     """StreamAsk returns the answer as it is made: started, then decisions,
-    sources and deltas, finished last. When a draft is given up, a decision
+    sources and deltas, citations once the text stands, finished last. When a draft is given up, a decision
     that escalates, falls back or abstains discards all deltas before it; only
     finished.answer is final. Fails as Ask does.
     """
@@ -57,6 +60,14 @@ class RouterServiceStub:
     INVALID_ARGUMENT when a factor is missing or unknown, NOT_FOUND for a
     domain that the caller may not ask.
     """
+    ListDomains: _grpc.UnaryUnaryMultiCallable[_domains_pb2.ListDomainsRequest, _domains_pb2.ListDomainsResponse]
+    """ListDomains pages through the domains that the caller may ask, by name."""
+    Ground: _grpc.UnaryUnaryMultiCallable[_router_service_pb2.GroundRequest, _router_service_pb2.GroundResponse]
+    """Ground says how far given passages support a given answer, as the router
+    judges its own answers; it records nothing. Needs the role "user". Fails
+    with INVALID_ARGUMENT for a faulty request. What a peer fails to deliver is
+    told in the answer, never as a failure.
+    """
 
 @_typing.type_check_only
 class RouterServiceAsyncStub(RouterServiceStub):
@@ -67,14 +78,16 @@ class RouterServiceAsyncStub(RouterServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Ask: _aio.UnaryUnaryMultiCallable[_router_service_pb2.AskRequest, _router_service_pb2.AskResponse]  # type: ignore[assignment]
     """Ask returns the whole answer at once. Fails with INVALID_ARGUMENT for a
-    faulty request or an unknown policy, FAILED_PRECONDITION when the policy
-    needs an adapter and none is loaded, UNAVAILABLE when no path is left
-    that could answer or the audit log cannot be written, DEADLINE_EXCEEDED
-    when the caller's deadline passes first.
+    faulty request or an unknown policy, NOT_FOUND for a domain that the
+    caller may not ask, FAILED_PRECONDITION when the policy needs an adapter
+    and none is loaded, or (reason BUDGET_TOO_SMALL) when the budget leaves
+    room for no path, UNAVAILABLE when no path is left that could answer or
+    the audit log cannot be written, DEADLINE_EXCEEDED when the caller's
+    deadline or the budget's passes first.
     """
     StreamAsk: _aio.UnaryStreamMultiCallable[_router_service_pb2.StreamAskRequest, _router_service_pb2.StreamAskResponse]  # type: ignore[assignment]
     """StreamAsk returns the answer as it is made: started, then decisions,
-    sources and deltas, finished last. When a draft is given up, a decision
+    sources and deltas, citations once the text stands, finished last. When a draft is given up, a decision
     that escalates, falls back or abstains discards all deltas before it; only
     finished.answer is final. Fails as Ask does.
     """
@@ -85,6 +98,14 @@ class RouterServiceAsyncStub(RouterServiceStub):
     which policy; it changes nothing. Needs the role "user". Fails with
     INVALID_ARGUMENT when a factor is missing or unknown, NOT_FOUND for a
     domain that the caller may not ask.
+    """
+    ListDomains: _aio.UnaryUnaryMultiCallable[_domains_pb2.ListDomainsRequest, _domains_pb2.ListDomainsResponse]  # type: ignore[assignment]
+    """ListDomains pages through the domains that the caller may ask, by name."""
+    Ground: _aio.UnaryUnaryMultiCallable[_router_service_pb2.GroundRequest, _router_service_pb2.GroundResponse]  # type: ignore[assignment]
+    """Ground says how far given passages support a given answer, as the router
+    judges its own answers; it records nothing. Needs the role "user". Fails
+    with INVALID_ARGUMENT for a faulty request. What a peer fails to deliver is
+    told in the answer, never as a failure.
     """
 
 class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -99,10 +120,12 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_service_pb2.AskResponse, _abc.Awaitable[_router_service_pb2.AskResponse]]:
         """Ask returns the whole answer at once. Fails with INVALID_ARGUMENT for a
-        faulty request or an unknown policy, FAILED_PRECONDITION when the policy
-        needs an adapter and none is loaded, UNAVAILABLE when no path is left
-        that could answer or the audit log cannot be written, DEADLINE_EXCEEDED
-        when the caller's deadline passes first.
+        faulty request or an unknown policy, NOT_FOUND for a domain that the
+        caller may not ask, FAILED_PRECONDITION when the policy needs an adapter
+        and none is loaded, or (reason BUDGET_TOO_SMALL) when the budget leaves
+        room for no path, UNAVAILABLE when no path is left that could answer or
+        the audit log cannot be written, DEADLINE_EXCEEDED when the caller's
+        deadline or the budget's passes first.
         """
 
     @_abc_1.abstractmethod
@@ -112,7 +135,7 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_router_service_pb2.StreamAskResponse], _abc.AsyncIterator[_router_service_pb2.StreamAskResponse]]:
         """StreamAsk returns the answer as it is made: started, then decisions,
-        sources and deltas, finished last. When a draft is given up, a decision
+        sources and deltas, citations once the text stands, finished last. When a draft is given up, a decision
         that escalates, falls back or abstains discards all deltas before it; only
         finished.answer is final. Fails as Ask does.
         """
@@ -135,6 +158,26 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         which policy; it changes nothing. Needs the role "user". Fails with
         INVALID_ARGUMENT when a factor is missing or unknown, NOT_FOUND for a
         domain that the caller may not ask.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDomains(
+        self,
+        request: _domains_pb2.ListDomainsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_domains_pb2.ListDomainsResponse, _abc.Awaitable[_domains_pb2.ListDomainsResponse]]:
+        """ListDomains pages through the domains that the caller may ask, by name."""
+
+    @_abc_1.abstractmethod
+    def Ground(
+        self,
+        request: _router_service_pb2.GroundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_service_pb2.GroundResponse, _abc.Awaitable[_router_service_pb2.GroundResponse]]:
+        """Ground says how far given passages support a given answer, as the router
+        judges its own answers; it records nothing. Needs the role "user". Fails
+        with INVALID_ARGUMENT for a faulty request. What a peer fails to deliver is
+        told in the answer, never as a failure.
         """
 
 def add_RouterServiceServicer_to_server(servicer: RouterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -17,7 +17,7 @@ from services.embedder.__main__ import build as build_embedder
 from services.embedder.config import EmbedderConfig
 from services.retriever.__main__ import build as build_retriever
 from services.retriever.config import RetrieverConfig
-from services.router.backend import _passage
+from services.router.backend.retriever import passage_of
 from services.router.domain import Turn
 from services.router.engine import rewrite
 from services.router.grounding import LexicalGrounding
@@ -125,7 +125,7 @@ async def true_answers_are_cited_and_false_ones_are_not(stubs: dict[str, Retriev
         if row["abstain"] or not row["answers"] or row["fact_id"] not in statements:
             continue
         question, gold = self_contained(row), row["gold_documents"]
-        passages = [_passage(passage) for passage in await search(stubs[row["tenant"]], question)]
+        passages = [passage_of(passage) for passage in await search(stubs[row["tenant"]], question)]
         if not any(passage.document_id in gold for passage in passages):
             continue
         true = statements[row["fact_id"]]

@@ -34,13 +34,13 @@ class Scope:
         """Returns where a question lies; what cannot be compared with the model is told as a reason."""
         fault = self._fault(vector)
         if fault:
-            return ScopeReading(distance=None, inside=None, reason=fault)
+            return ScopeReading(None, None, fault, self.model.threshold)
         distance = self._distance(vector.values)
         if not math.isfinite(distance):
-            return ScopeReading(distance=None, inside=None, reason="the embedding has no direction")
+            return ScopeReading(None, None, "the embedding has no direction", self.model.threshold)
         inside = distance <= self.model.threshold
         reason = f"distance {distance:.3f} {'<=' if inside else '>'} scope {self.model.threshold:.3f}"
-        return ScopeReading(distance=distance, inside=inside, reason=reason)
+        return ScopeReading(distance, inside, reason, self.model.threshold)
 
     def _fault(self, vector: QueryVector) -> str:
         if vector.model_sha256 != self.model.embedder_sha256:

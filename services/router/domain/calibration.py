@@ -50,6 +50,7 @@ class Features:
         return value
 
 
+NOTHING_KNOWN = Features()
 FEATURE_NAMES = tuple(field.name for field in fields(Features) if field.name != "abstained")
 
 
@@ -188,10 +189,12 @@ class Calibrated:
     version: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ScopeReading:
     """Is where a question lies; distance and inside are None where it cannot be told, and reason says why."""
 
     distance: float | None
     inside: bool | None
     reason: str
+    threshold: float = 0.0
+    """Greatest distance that counts as inside."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from services.router.domain.values import Citation, Span
+from services.router.domain.spans import Citation, Span
 from tandem.prompts import Message
 
 

@@ -6,10 +6,13 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from services.router.domain.advice import CollectionEvidence, Evidence, Profile
+from services.router.domain.calibration import NOTHING_KNOWN, Calibrated, Features, ScopeReading
+from services.router.domain.domains import Depth, Domain, LabelCondition, ListedDomain
+from services.router.domain.grounding import Groundedness
 from services.router.domain.records import Closing, Opening
+from services.router.domain.spans import Citation
 from services.router.domain.values import (
     Answer,
-    Citation,
     Draft,
     Lineage,
     Passage,
@@ -44,7 +47,20 @@ class NoAdapter(Exception):
 
 
 class Paths(Protocol):
-    """Is what a policy can do for the one question it decides. All but `degrade` may raise PartDown."""
+    """Is what a policy can do for the one question it decides. All that awaits a part may raise PartDown.
+
+    Paths may run at the same time in tasks of the policy's own; a cancelled one cancels its peer's call. What a
+    draft says is shown as it comes only where nothing else may still take its place.
+    """
+
+    @property
+    def domain(self) -> Domain:
+        """Is the domain that is asked."""
+        ...
+
+    def room(self, *, calls: int) -> bool:
+        """Tells whether the caller's allowance has room for so many more calls."""
+        ...
 
     async def finetuned(self, *, share: float, tentative: bool) -> Draft:
         """Answers from the adapter's weights within `share` of the time left; raises NoAdapter.
@@ -54,15 +70,34 @@ class Paths(Protocol):
         ...
 
     async def embed(self) -> QueryVector:
-        """Embeds the question, once."""
+        """Embeds the question, once: a second call returns the same vector."""
+        ...
+
+    async def scope(self) -> ScopeReading:
+        """Tells where the question lies, embedding it first; says why where the domain has no scope."""
+        ...
+
+    def judge(self, draft: Draft) -> Calibrated:
+        """Tells how sure a fine-tuned draft is and whether that is enough, by all that is known by now.
+
+        By the domain's calibration, or uncalibrated by its threshold where it has none.
+        """
         ...
 
     async def search(self, vector: QueryVector | None) -> tuple[Passage, ...]:
         """Finds passages, best first; by words alone where there is no vector."""
         ...
 
-    async def read(self, passages: Sequence[Passage]) -> Draft:
+    async def read(self, passages: Sequence[Passage], *, tentative: bool = False) -> Draft:
         """Answers from passages, with citations; leaves out the last passages where the prompt is too long."""
+        ...
+
+    def weight(self, passages: Sequence[Passage]) -> float:
+        """Returns the fine-tuned prompt's share of a blend, 0 to 1, for this question and these passages."""
+        ...
+
+    async def blend(self, passages: Sequence[Passage], *, weight: float) -> Draft:
+        """Answers from weights and passages together, token by token, with citations; raises NoAdapter."""
         ...
 
     async def quote(self, passages: Sequence[Passage]) -> Draft:
@@ -70,7 +105,7 @@ class Paths(Protocol):
         ...
 
     async def show(self, draft: Draft) -> None:
-        """Sends a draft that was made earlier and discarded since."""
+        """Sends a draft that was held back, or made earlier and discarded since."""
         ...
 
     async def step(self, kind: StepKind, route: Route, reason: str) -> None:
@@ -103,13 +138,24 @@ class Policy(Protocol):
 class Grounding(Protocol):
     """Ties answers to the passages they were read from."""
 
-    def cite(self, question: str, answer: str, passages: Sequence[Passage]) -> tuple[Citation, ...]:
-        """Returns a citation for each sentence of the answer that a passage supports."""
+    async def ground(
+        self, question: str, answer: str, passages: Sequence[Passage], *, depth: Depth, timeout_s: float
+    ) -> Groundedness:
+        """Returns how far the passages support the answer; a peer that fails or is late is told in it, not raised."""
         ...
 
     def extract(self, question: str, passage: Passage) -> tuple[str, Citation]:
         """Returns the part of the passage nearest to the question, and its citation."""
         ...
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Is one prompt of a blend: what to continue, by which adapter, and its share of every token."""
+
+    messages: Sequence[Message]
+    adapter: str
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -122,11 +168,14 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """Closes a generation; mean_logprob is over the generated tokens, at most 0."""
+    """Closes a generation; the lineage of a blend is of its first prompt, `lineages` are of all."""
 
     lineage: Lineage
     usage: Usage
     mean_logprob: float
+    """Mean of the generated tokens' logprobs, at most 0."""
+    signals: Features = NOTHING_KNOWN
+    lineages: tuple[Lineage, ...] = ()
 
 
 class Embedder(Protocol):
@@ -141,9 +190,20 @@ class Retriever(Protocol):
     """Is the port to the retriever."""
 
     async def search(
-        self, query: str, *, vector: QueryVector | None, top_k: int, as_of: datetime | None, timeout_s: float
+        self,
+        query: str,
+        *,
+        vector: QueryVector | None,
+        top_k: int,
+        as_of: datetime | None,
+        documents: Sequence[LabelCondition] = (),
+        snapshot: str = "",
+        timeout_s: float,
     ) -> tuple[Passage, ...]:
-        """Returns passages, best first; ranks by words alone without a vector. Raises TandemError."""
+        """Returns passages of the documents that meet all conditions, best first; raises TandemError.
+
+        Ranks by words alone without a vector.
+        """
         ...
 
 
@@ -154,6 +214,12 @@ class Generator(Protocol):
         self, messages: Sequence[Message], *, adapter: str, max_tokens: int, timeout_s: float
     ) -> AsyncGenerator[Piece | Generated, None]:
         """Yields an empty piece once admitted, then pieces, Generated last. Raises TandemError; closing it cancels."""
+        ...
+
+    def blend(
+        self, prompts: Sequence[Prompt], *, max_tokens: int, timeout_s: float
+    ) -> AsyncGenerator[Piece | Generated, None]:
+        """Continues prompts together, p = sum of weight * p of each; else as `generate`."""
         ...
 
     async def adapters(self, *, timeout_s: float) -> frozenset[str]:
@@ -176,8 +242,10 @@ class Audit(Protocol):
 class Documents(Protocol):
     """Is the port to the collection's documents, as far as the caller may see them."""
 
-    async def changes(self, *, window_days: int, timeout_s: float) -> CollectionEvidence:
-        """Counts the documents and those that changed within the window; raises TandemError."""
+    async def changes(
+        self, *, window_days: int, documents: Sequence[LabelCondition] = (), timeout_s: float
+    ) -> CollectionEvidence:
+        """Counts the documents that meet the conditions, and those changed within the window; raises TandemError."""
         ...
 
 
@@ -186,6 +254,22 @@ class EvidenceSource(Protocol):
 
     async def gather(self, *, tenant: str, domain: str, timeout_s: float) -> Evidence:
         """Returns what could be measured; what could not is said in `missing`, never raised."""
+        ...
+
+
+class Domains(Protocol):
+    """Knows the domains."""
+
+    def find(self, name: str, principal: Principal) -> Domain:
+        """Returns a domain, the caller's default where name is ""; raises NotFound where the caller may not ask it."""
+        ...
+
+    def default(self, principal: Principal) -> str:
+        """Returns the name of the caller's default domain, "" where the caller may ask none."""
+        ...
+
+    def list(self, principal: Principal) -> tuple[ListedDomain, ...]:
+        """Returns the domains that the caller may ask, by name."""
         ...
 
 

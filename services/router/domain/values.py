@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from services.router.domain.calibration import NOTHING_KNOWN, Features, ScopeReading
+from services.router.domain.domains import DEFAULT_DOMAIN, Domain
+from services.router.domain.grounding import Groundedness
+from services.router.domain.spans import Citation, Span
 from tandem.security import Principal
 
-EMBEDDER, RETRIEVER, GENERATOR, AUDIT = "embedder", "retriever", "generator", "audit"
+EMBEDDER, RETRIEVER, GENERATOR, AUDIT, BUDGET = "embedder", "retriever", "generator", "audit", "budget"
 ABSTAINED_TEXT = "I found nothing in the documents you may see that answers this question."
 
 
@@ -17,6 +21,7 @@ class Route(StrEnum):
     NONE = "none"
     FINETUNED = "finetuned"
     RAG = "rag"
+    ENSEMBLE = "ensemble"
 
 
 class StepKind(StrEnum):
@@ -55,6 +60,17 @@ class Turn:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """Is what the caller lets an answer cost, beside its deadline; None is no bound."""
+
+    max_calls: int | None = None
+    max_cost: float | None = None
+
+
+NO_BOUND = Allowance()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """Is a checked request; timeout_s is what is left of the caller's deadline, None where it set none."""
 
@@ -65,6 +81,8 @@ class Question:
     max_passages: int = 5
     as_of: datetime | None = None
     timeout_s: float | None = None
+    domain: Domain = DEFAULT_DOMAIN
+    allowance: Allowance = NO_BOUND
 
 
 @dataclass(frozen=True)
@@ -73,14 +91,6 @@ class QueryVector:
 
     values: Sequence[float]
     model_sha256: str = ""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Is a half-open range of characters."""
-
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +108,8 @@ class Passage:
     score: float = 0.0
     dense_rank: int | None = None
     sparse_rank: int | None = None
+    dense_score: float | None = None
+    """Cosine to the question, None where the dense search did not return it."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +147,6 @@ class Confidence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Citation:
-    """Ties a part of the answer to a part of a document's extracted text."""
-
-    answer_span: Span
-    document_id: str
-    chunk_id: str
-    title: str
-    document_span: Span
-    quote: str
-    page: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Draft:
     """Is what a path produced; confidence and lineage are None where no model wrote the text."""
 
@@ -157,6 +156,9 @@ class Draft:
     lineage: Lineage | None = None
     passages: tuple[Passage, ...] = ()
     citations: tuple[Citation, ...] = ()
+    groundedness: Groundedness | None = None
+    """How far the passages support the text; None where none were read."""
+    signals: Features = NOTHING_KNOWN
     abstained: bool = False
 
 
@@ -194,6 +196,18 @@ class StageTiming:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Is what an answer took; amount is None where the domain declares no costs."""
+
+    num_calls: int = 0
+    amount: float | None = None
+    currency: str = ""
+
+
+NO_COST = Cost()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """Is the reply to a question and what it rests on."""
@@ -206,6 +220,9 @@ class Answer:
     degraded: tuple[Degradation, ...] = ()
     usage: Usage = Usage()
     timings: tuple[StageTiming, ...] = ()
+    domain: str = "default"
+    scope: ScopeReading | None = None
+    cost: Cost = NO_COST
 
 
 @dataclass(frozen=True)
@@ -215,6 +232,7 @@ class Started:
     answer_id: str
     policy: str
     rewritten_question: str
+    domain: str = "default"
 
 
 @dataclass(frozen=True)
@@ -231,5 +249,13 @@ class Delta:
     text: str
 
 
-Event = Started | DecisionStep | Sources | Delta
+@dataclass(frozen=True)
+class Cited:
+    """Ties the draft to documents, once its text is whole."""
+
+    citations: tuple[Citation, ...]
+    groundedness: Groundedness
+
+
+Event = Started | DecisionStep | Sources | Delta | Cited
 Emit = Callable[[Event], Awaitable[None]]

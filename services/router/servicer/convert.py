@@ -5,6 +5,7 @@ from datetime import timedelta
 from services.router.domain import (
     Answer,
     Citation,
+    Cited,
     DecisionStep,
     Delta,
     Event,
@@ -15,12 +16,21 @@ from services.router.domain import (
     Started,
     StepKind,
 )
+from services.router.domain.calibration import FEATURE_NAMES, Features
+from services.router.domain.grounding import Groundedness, GroundingStatus
 from tandem.v1 import common_pb2, router_service_pb2
 
 _ROUTES = {
     Route.NONE: router_service_pb2.ROUTE_UNSPECIFIED,
     Route.FINETUNED: router_service_pb2.ROUTE_FINETUNED,
     Route.RAG: router_service_pb2.ROUTE_RAG,
+    Route.ENSEMBLE: router_service_pb2.ROUTE_ENSEMBLE,
+}
+_GROUNDED = {
+    GroundingStatus.MEASURED: router_service_pb2.Groundedness.STATUS_MEASURED,
+    GroundingStatus.PARTIAL: router_service_pb2.Groundedness.STATUS_PARTIAL,
+    GroundingStatus.NOTHING_SAID: router_service_pb2.Groundedness.STATUS_NOTHING_SAID,
+    GroundingStatus.NO_PASSAGES: router_service_pb2.Groundedness.STATUS_NO_PASSAGES,
 }
 _KINDS = {
     StepKind.CHOOSE: router_service_pb2.DecisionStep.KIND_CHOOSE,
@@ -37,13 +47,23 @@ def event_to_proto(event: Event) -> router_service_pb2.StreamAskResponse:
     if isinstance(event, Started):
         return response(
             started=router_service_pb2.AnswerStarted(
-                answer_id=event.answer_id, policy=event.policy, rewritten_question=event.rewritten_question
+                answer_id=event.answer_id,
+                policy=event.policy,
+                rewritten_question=event.rewritten_question,
+                domain=event.domain,
             )
         )
     if isinstance(event, DecisionStep):
         return response(decision=_step(event))
     if isinstance(event, Delta):
         return response(delta=router_service_pb2.AnswerDelta(text=event.text))
+    if isinstance(event, Cited):
+        return response(
+            citations=router_service_pb2.AnswerCitations(
+                citations=[citation_to_proto(citation) for citation in event.citations],
+                groundedness=groundedness_to_proto(event.groundedness),
+            )
+        )
     return response(sources=router_service_pb2.AnswerSources(passages=[_passage(p) for p in event.passages]))
 
 
@@ -54,7 +74,7 @@ def answer_to_proto(answer: Answer) -> router_service_pb2.Answer:
         answer_id=answer.answer_id,
         text=draft.text,
         abstained=draft.abstained,
-        citations=[_citation(citation) for citation in draft.citations],
+        citations=[citation_to_proto(citation) for citation in draft.citations],
         passages=[_passage(passage) for passage in draft.passages],
         decision=router_service_pb2.Decision(
             policy=answer.policy,
@@ -66,7 +86,23 @@ def answer_to_proto(answer: Answer) -> router_service_pb2.Answer:
             router_service_pb2.Degradation(component=note.component, effect=note.effect) for note in answer.degraded
         ],
         usage=common_pb2.Usage(input_tokens=answer.usage.input_tokens, output_tokens=answer.usage.output_tokens),
+        domain=answer.domain,
+        signals=signals_to_proto(draft.signals),
+        cost=router_service_pb2.AnswerCost(
+            num_calls=answer.cost.num_calls, amount=answer.cost.amount, currency=answer.cost.currency
+        ),
     )
+    if draft.groundedness is not None and not draft.abstained:
+        wire.groundedness.CopyFrom(groundedness_to_proto(draft.groundedness))
+    if answer.scope is not None:
+        wire.scope.CopyFrom(
+            router_service_pb2.ScopeReading(
+                distance=answer.scope.distance,
+                threshold=answer.scope.threshold,
+                inside=answer.scope.inside,
+                reason=answer.scope.reason,
+            )
+        )
     if draft.confidence is not None and not draft.abstained:
         wire.confidence.value = draft.confidence.value
         wire.confidence.calibration = draft.confidence.calibration
@@ -76,6 +112,32 @@ def answer_to_proto(answer: Answer) -> router_service_pb2.Answer:
         row = wire.timings.add(stage=timing.stage)
         row.duration.FromTimedelta(timedelta(seconds=timing.seconds))
     return wire
+
+
+def groundedness_to_proto(groundedness: Groundedness) -> router_service_pb2.Groundedness:
+    """Returns the wire form of a groundedness."""
+    return router_service_pb2.Groundedness(
+        status=_GROUNDED[groundedness.status],
+        value=groundedness.value,
+        sentences=[
+            router_service_pb2.GroundedSentence(
+                answer_span=_span(sentence.answer_span),
+                groundedness=sentence.groundedness,
+                support=citation_to_proto(sentence.support) if sentence.support else None,
+            )
+            for sentence in groundedness.sentences
+        ],
+        rests_on=[signal.value for signal in groundedness.rests_on],
+        absent=[
+            router_service_pb2.AbsentEvidence(signal=one.signal.value, reason=one.reason) for one in groundedness.absent
+        ],
+        version=groundedness.version,
+    )
+
+
+def signals_to_proto(signals: Features) -> router_service_pb2.AnswerSignals:
+    """Returns the wire form of what is known of a draft."""
+    return router_service_pb2.AnswerSignals(**{name: signals.of(name) for name in FEATURE_NAMES})
 
 
 def _step(step: DecisionStep) -> router_service_pb2.DecisionStep:
@@ -98,7 +160,8 @@ def _lineage(lineage: Lineage) -> common_pb2.Lineage:
     )
 
 
-def _citation(citation: Citation) -> router_service_pb2.Citation:
+def citation_to_proto(citation: Citation) -> router_service_pb2.Citation:
+    """Returns the wire form of a citation."""
     return router_service_pb2.Citation(
         answer_span=_span(citation.answer_span),
         document_id=citation.document_id,
@@ -123,4 +186,5 @@ def _passage(passage: Passage) -> common_pb2.Passage:
         score=passage.score,
         dense_rank=passage.dense_rank,
         sparse_rank=passage.sparse_rank,
+        dense_score=passage.dense_score,
     )
