@@ -19,6 +19,20 @@ class RouterConfig(ServerConfig):
     embedder_target: str = setting("127.0.0.1:7701", help="Address of the embedder.")
     retriever_target: str = setting("127.0.0.1:7702", help="Address of the retriever.")
     generator_target: str = setting("127.0.0.1:7703", help="Address of the generator.")
+    breaker_failures: int = setting(
+        5,
+        help="Failures in a row after which a peer is not asked for a while: UNAVAILABLE, INTERNAL, UNKNOWN, and a "
+        "deadline of at least 250 ms that passes before the peer begins to answer.",
+        minimum=1,
+        maximum=1000,
+    )
+    breaker_seconds: float = setting(
+        5.0,
+        help="How long such a peer is not asked; then one call tries it.",
+        unit="s",
+        minimum=0.1,
+        maximum=600,
+    )
 
     default_policy: str = setting("cascade", help="Policy of a request that names none.", choices=POLICY_NAMES)
     cascade_threshold: float = setting(

@@ -9,10 +9,23 @@ SPANS: dict[str, str] = {
     "router.search": "Passages are searched for.",
     "router.generate.finetuned": "The adapter answers from its weights.",
     "router.generate.rag": "An answer is read from passages.",
-    "router.cite": "The answer's sentences are aligned with the passages.",
+    "router.generate.ensemble": "Weights and passages answer together.",
+    "router.scope": "The question's distance to the adapter's training questions is measured.",
+    "router.ground": "How far passages support each sentence of the answer is judged.",
     "router.audit": "An audit record is made durable.",
 }
-STAGES = ("rewrite", "embed", "search", "generate.finetuned", "generate.rag", "cite", "audit", "total")
+STAGES = (
+    "rewrite",
+    "embed",
+    "scope",
+    "search",
+    "generate.finetuned",
+    "generate.rag",
+    "generate.ensemble",
+    "ground",
+    "audit",
+    "total",
+)
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99, 1.0)
@@ -59,6 +72,12 @@ class RouterMetrics:
         self.open_answers = Gauge("tandem_router_open_answers", "Answers being made now.", registry=registry)
         self.waiting_answers = Gauge(
             "tandem_router_waiting_answers", "Calls that wait for their turn.", registry=registry
+        )
+        self.breaker_state = Gauge(
+            "tandem_router_breaker_state",
+            "Whether a peer is asked: 0 yes, 1 one call on trial, 2 not for now because its last calls failed.",
+            ["component"],
+            registry=registry,
         )
         self.audit_append_seconds = Histogram(
             "tandem_router_audit_append_seconds",

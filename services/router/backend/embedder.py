@@ -2,7 +2,7 @@
 
 import grpc
 
-from services.router.backend.failures import failures
+from services.router.backend.breakers import Breaker
 from services.router.domain import QueryVector
 from tandem.errors import Unavailable
 from tandem.v1 import embedder_service_pb2, embedder_service_pb2_grpc
@@ -11,12 +11,13 @@ from tandem.v1 import embedder_service_pb2, embedder_service_pb2_grpc
 class PeerEmbedder:
     """Implements services.router.domain.Embedder by EmbedderService."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, breaker: Breaker) -> None:
         self._stub = embedder_service_pb2_grpc.EmbedderServiceStub(channel)
+        self._breaker = breaker
 
     async def embed(self, text: str, *, timeout_s: float) -> QueryVector:
         """Returns the vector of a text; raises TandemError."""
-        with failures():
+        with self._breaker.calling(timeout_s):
             response = await self._stub.Embed(embedder_service_pb2.EmbedRequest(texts=[text]), timeout=timeout_s)
         if len(response.embeddings) != 1:
             raise Unavailable("the embedder returned no vector")

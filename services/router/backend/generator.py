@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import grpc
 
-from services.router.backend.failures import failures
+from services.router.backend.breakers import Breaker
 from services.router.domain import Generated, Lineage, Piece, Prompt, Usage
 from services.router.domain.calibration import Features
 from tandem.prompts import Message
@@ -17,15 +17,16 @@ _MAX_ADAPTER_PAGES = 16
 class PeerGenerator:
     """Implements services.router.domain.Generator by GeneratorService."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, breaker: Breaker) -> None:
         self._stub = generator_service_pb2_grpc.GeneratorServiceStub(channel)
+        self._breaker = breaker
 
     async def generate(
         self, messages: Sequence[Message], *, adapter: str, max_tokens: int, timeout_s: float
     ) -> AsyncGenerator[Piece | Generated, None]:
         """Yields an empty piece once admitted, then pieces, Generated last; closing it cancels the sequence."""
         request = generator_service_pb2.GenerateRequest(
-            chat=_chat(messages), adapter=adapter, sampling=generator_service_pb2.Sampling(max_tokens=max_tokens)
+            chat=chat_of(messages), adapter=adapter, sampling=generator_service_pb2.Sampling(max_tokens=max_tokens)
         )
         async with aclosing(self._stream(request, timeout_s)) as events:
             async for event in events:
@@ -38,7 +39,7 @@ class PeerGenerator:
         blend = generator_service_pb2.Blend(
             prompts=[
                 generator_service_pb2.BlendPrompt(
-                    chat=_chat(prompt.messages), adapter=prompt.adapter, weight=prompt.weight
+                    chat=chat_of(prompt.messages), adapter=prompt.adapter, weight=prompt.weight
                 )
                 for prompt in prompts
             ],
@@ -54,20 +55,21 @@ class PeerGenerator:
     async def _stream(
         self, request: generator_service_pb2.GenerateRequest, timeout_s: float
     ) -> AsyncGenerator[Piece | Generated, None]:
-        call = self._stub.StreamGenerate(
-            generator_service_pb2.StreamGenerateRequest(request=request), timeout=timeout_s
-        )
-        try:
-            with failures():
+        with self._breaker.calling(timeout_s) as answering:
+            call = self._stub.StreamGenerate(
+                generator_service_pb2.StreamGenerateRequest(request=request), timeout=timeout_s
+            )
+            try:
                 async for event in call:
+                    answering()
                     if event.HasField("started"):
                         yield Piece("", _lineage(event.started.lineage))
                     elif event.HasField("delta") and event.delta.text:
                         yield Piece(event.delta.text)
                     elif event.HasField("finished"):
                         yield _generated(event.finished)
-        finally:
-            call.cancel()
+            finally:
+                call.cancel()
 
     async def adapters(self, *, timeout_s: float) -> frozenset[str]:
         """Returns the names of the adapters that the caller may use; raises TandemError."""
@@ -75,7 +77,7 @@ class PeerGenerator:
         token = ""
         for _ in range(_MAX_ADAPTER_PAGES):
             request = generator_service_pb2.ListAdaptersRequest(page_size=1000, page_token=token)
-            with failures():
+            with self._breaker.calling(timeout_s):
                 response = await self._stub.ListAdapters(request, timeout=timeout_s)
             names.update(adapter.name for adapter in response.adapters)
             token = response.next_page_token
@@ -106,7 +108,8 @@ def _signals(finished: generator_service_pb2.GenerationFinished) -> Features:
     )
 
 
-def _chat(messages: Sequence[Message]) -> generator_service_pb2.ChatPrompt:
+def chat_of(messages: Sequence[Message]) -> generator_service_pb2.ChatPrompt:
+    """Returns the wire form of a chat prompt."""
     return generator_service_pb2.ChatPrompt(
         messages=[generator_service_pb2.ChatMessage(role=m.role, content=m.content) for m in messages]
     )

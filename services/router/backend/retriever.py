@@ -5,7 +5,7 @@ from datetime import datetime
 
 import grpc
 
-from services.router.backend.failures import failures
+from services.router.backend.breakers import Breaker
 from services.router.domain import LabelCondition, Passage, QueryVector, Span
 from tandem.v1 import common_pb2, retriever_service_pb2, retriever_service_pb2_grpc
 
@@ -13,8 +13,9 @@ from tandem.v1 import common_pb2, retriever_service_pb2, retriever_service_pb2_g
 class PeerRetriever:
     """Implements services.router.domain.Retriever by RetrieverService."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, breaker: Breaker) -> None:
         self._stub = retriever_service_pb2_grpc.RetrieverServiceStub(channel)
+        self._breaker = breaker
 
     async def search(
         self,
@@ -37,7 +38,7 @@ class PeerRetriever:
             request.query_model_sha256 = vector.model_sha256
         if as_of is not None:
             request.as_of.FromDatetime(as_of)
-        with failures():
+        with self._breaker.calling(timeout_s):
             response = await self._stub.Search(request, timeout=timeout_s)
         return tuple(passage_of(passage) for passage in response.passages)
 
