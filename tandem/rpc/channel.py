@@ -12,7 +12,7 @@ from tandem.rpc import call
 DEFAULT_TIMEOUT_S = 30.0
 _TRACE = TraceContextTextMapPropagator()
 # Calls that may be sent again because doing them twice is doing them once. gRPC itself retries only while no part of
-# a response has arrived.
+# a response has arrived, and varies the wait by a fifth.
 _IDEMPOTENT = (
     {"service": "tandem.v1.EmbedderService"},
     {"service": "tandem.v1.GeneratorService"},
@@ -20,16 +20,19 @@ _IDEMPOTENT = (
     *({"service": "tandem.v1.RetrieverService", "method": m} for m in ("Search", "GetDocument", "ListDocuments")),
 )
 _RETRY = {
-    "maxAttempts": 3,
+    "maxAttempts": 2,
     "initialBackoff": "0.05s",
     "maxBackoff": "0.5s",
     "backoffMultiplier": 3,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
+# A failed attempt takes a token, a success gives half of one back; nothing is sent again at half of the tokens or less.
+_THROTTLING = {"maxTokens": 10, "tokenRatio": 0.5}
 _SERVICE_CONFIG = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [{"name": list(_IDEMPOTENT), "retryPolicy": _RETRY}],
+        "retryThrottling": _THROTTLING,
     }
 )
 
