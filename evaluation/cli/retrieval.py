@@ -1,4 +1,4 @@
-"""`tandem evaluate`: measures the running services on labelled data."""
+"""`tandem evaluate retrieval`: measures search on labelled data."""
 
 import asyncio
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from evaluation.cli.needs import needs_report
 from evaluation.retrieval.asking import MODES
 from evaluation.retrieval.beir import read
 from evaluation.retrieval.documents import Shelf, slug
@@ -14,25 +15,16 @@ from tandem.cli.output import AsJson, console, errors, print_json
 from tandem.cli.progress import Bars
 from tandem.cli.session import As, Target, settings, target
 from tandem.client import AsyncRetrieverClient
-from tandem.errors import ConfigError, InvalidInput
+from tandem.errors import InvalidInput
 
 _SHORT = {"dense": "dense", "sparse": "sparse", "bm25": "sparse", "hybrid": "hybrid", "rerank": "hybrid + rerank"}
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Measure the running services on your own labelled data.",
-)
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("retrieval")(retrieval)
 
 
-@app.callback()
-def _root() -> None:
-    """Keeps the name of a command that is the only one."""
-
-
-@app.command()
 def retrieval(
     data: Annotated[Path, typer.Option(help="Folder in BEIR layout: corpus.jsonl, queries.jsonl, qrels.tsv.")],
     modes: Annotated[str, typer.Option(help="Ways to search, by comma.")] = "dense,sparse,hybrid,rerank",
@@ -69,7 +61,7 @@ def retrieval(
     leaves them there: the same command goes on, and what is there already costs next to nothing. Searching needs the
     role "user" or "editor", ingesting "editor", --snapshot "platform".
     """
-    _needs()
+    needs_report()
     chosen = list(dict.fromkeys(_mode(part.strip()) for part in modes.split(",")))
     label = slug(name or data.resolve().name)
     to = target("retriever", principal)
@@ -128,12 +120,3 @@ def _mode(name: str) -> str:
         raise InvalidInput.of("--modes", f"takes {', '.join(_SHORT)}, not {name!r}")
     assert set(_SHORT.values()) <= set(MODES)
     return _SHORT[name]
-
-
-def _needs() -> None:
-    """Says before the work begins what its end would lack."""
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ConfigError(f'the report needs {error.name}: pip install "tandem[evaluation]"') from None
