@@ -1,6 +1,6 @@
 """The router over real gRPC among peers that are the fakes of tests/fakes/router.py behind real servicers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,37 +125,54 @@ class _Generator(GeneratorServiceServicer):
         )
 
 
-@asynccontextmanager
-async def stack(
-    world: World, folder: Path, *, seen: Seen | None = None, telemetry: Telemetry | None = None, **config: Any
-) -> AsyncIterator[str]:
-    """Serves the three peers and the router before them; yields the router's address."""
-    seen = seen or Seen()
-    known = KnownTokens(TOKENS)
+def peer_apps(world: World, seen: Seen) -> dict[str, App]:
+    """Returns the three peers by name."""
     peers = {
         "embedder": (_Embedder(world, seen), add_EmbedderServiceServicer_to_server),
         "retriever": (_Retriever(world, seen), add_RetrieverServiceServicer_to_server),
         "generator": (_Generator(world, seen), add_GeneratorServiceServicer_to_server),
     }
+    return {
+        name: App(
+            services=[
+                Service(f"tandem.v1.{name.capitalize()}Service", lambda server, s=servicer, a=add: a(s, server))  # type: ignore[misc]
+            ]
+        )
+        for name, (servicer, add) in peers.items()
+    }
+
+
+@asynccontextmanager
+async def routing(
+    targets: Mapping[str, str], folder: Path, *, telemetry: Telemetry | None = None, **config: Any
+) -> AsyncIterator[str]:
+    """Serves the router before peers at these addresses, by name; yields its own."""
     credential = folder / "router.token"
     credential.write_text("router\n")
+    settings = RouterConfig(
+        **{
+            "listen": "127.0.0.1:0",
+            "audit_url": f"sqlite:///{folder}/audit.db",
+            "credential_file": credential,
+            "adapter_cache_seconds": 0.0,
+            "drain_seconds": 2.0,
+            **{f"{name}_target": address for name, address in targets.items()},
+            **config,
+        }
+    )
+    own = telemetry or Telemetry("router")
+    async with serving(await build(settings, own), settings, own, authenticator=KnownTokens(TOKENS)) as address:
+        yield address
+
+
+@asynccontextmanager
+async def stack(
+    world: World, folder: Path, *, seen: Seen | None = None, telemetry: Telemetry | None = None, **config: Any
+) -> AsyncIterator[str]:
+    """Serves the three peers and the router before them; yields the router's address."""
     async with AsyncExitStack() as running:
         targets = {}
-        for name, (servicer, add) in peers.items():
-            full = f"tandem.v1.{name.capitalize()}Service"
-            app = App(services=[Service(full, lambda server, s=servicer, a=add: a(s, server))])  # type: ignore[misc]
-            host = serving(app, ServerConfig(drain_seconds=1), Telemetry(name), authenticator=known)
-            targets[f"{name}_target"] = await running.enter_async_context(host)
-        settings = RouterConfig(
-            **{
-                "listen": "127.0.0.1:0",
-                "audit_url": f"sqlite:///{folder}/audit.db",
-                "credential_file": credential,
-                "adapter_cache_seconds": 0.0,
-                "drain_seconds": 2.0,
-                **targets,
-                **config,
-            }
-        )
-        own = telemetry or Telemetry("router")
-        yield await running.enter_async_context(serving(await build(settings, own), settings, own, authenticator=known))
+        for name, app in peer_apps(world, seen or Seen()).items():
+            host = serving(app, ServerConfig(drain_seconds=1), Telemetry(name), authenticator=KnownTokens(TOKENS))
+            targets[name] = await running.enter_async_context(host)
+        yield await running.enter_async_context(routing(targets, folder, telemetry=telemetry, **config))
