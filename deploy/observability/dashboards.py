@@ -104,6 +104,13 @@ ROWS: dict[str, list[Graph]] = {
             [Query(_rate("tandem_router_degraded_total", "component"), "{{component}}")],
         ),
         Graph(
+            "Breakers of the peers",
+            "0: the peer is asked. 1: one call tries it. 2: it is left alone, its last calls failed.",
+            "short",
+            [Query("max by (component) (tandem_router_breaker_state)", "{{component}}")],
+            maximum=2,
+        ),
+        Graph(
             "Answers under way and waiting",
             "Answers waiting for their turn tell that more come in than can be made.",
             "short",

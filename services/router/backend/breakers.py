@@ -139,5 +139,7 @@ class Breaker:
         if state == self._told:
             return
         self._told = state
-        level = logging.WARNING if state == STATE_OPEN else logging.INFO
-        log.log(level, "breaker changed", extra={"component": self._component, "state": state})
+        if state == STATE_OPEN:
+            log.warning("peer is left alone", extra={"component": self._component, "state": state})
+        else:
+            log.info("peer is asked again", extra={"component": self._component, "state": state})
