@@ -6,10 +6,20 @@ import sys
 from services.router import policies
 from services.router.advisor import Advisor, AnswerWindow, LiveEvidence
 from services.router.audit import AuditLog, AuditReader, Payloads
-from services.router.backend import PeerDocuments, PeerEmbedder, PeerGenerator, PeerRetriever
+from services.router.backend import (
+    Breaker,
+    PeerDocuments,
+    PeerEmbedder,
+    PeerGenerator,
+    PeerLikelihoodScorer,
+    PeerPairClassifier,
+    PeerRetriever,
+    PeerTextEmbedder,
+)
 from services.router.config import RouterConfig
+from services.router.domain import EMBEDDER, GENERATOR, RETRIEVER
 from services.router.engine import Admission, Ports, RouterEngine, RunSettings
-from services.router.grounding import LexicalGrounding
+from services.router.grounding import SentenceGrounding
 from services.router.metrics import RouterMetrics
 from services.router.servicer import Adviser, AuditServicer, OneDomain, RouterServicer
 from tandem.rpc.channel import connect
@@ -28,6 +38,10 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
         connect(target, token=token, forward_principal=True, max_message_bytes=config.max_message_bytes)
         for target in (config.embedder_target, config.retriever_target, config.generator_target)
     ]
+    breakers = {
+        peer: Breaker(peer, max_failures=config.breaker_failures, open_s=config.breaker_seconds, metrics=metrics)
+        for peer in (EMBEDDER, RETRIEVER, GENERATOR)
+    }
     log = AuditLog(
         url=config.audit_url,
         writer=config.writer,
@@ -37,18 +51,21 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
     )
     reader = AuditReader(config.audit_url)
     window = AnswerWindow()
+    advisor = Advisor()
     engine = RouterEngine(
         ports=Ports(
-            embedder=PeerEmbedder(channels[0]),
-            retriever=PeerRetriever(channels[1]),
-            generator=PeerGenerator(channels[2]),
+            embedder=PeerEmbedder(channels[0], breakers[EMBEDDER]),
+            retriever=PeerRetriever(channels[1], breakers[RETRIEVER]),
+            generator=PeerGenerator(channels[2], breakers[GENERATOR]),
             audit=log,
-            grounding=LexicalGrounding(),
+            grounding=SentenceGrounding(
+                embedder=PeerTextEmbedder(channels[0], breakers[EMBEDDER]),
+                scorer=PeerLikelihoodScorer(channels[2], breakers[GENERATOR]),
+                classifier=PeerPairClassifier(channels[0], breakers[EMBEDDER]),
+            ),
         ),
-        policies=policies.build(cascade_threshold=config.cascade_threshold, min_support=config.min_support),
+        policies=policies.build(pattern=lambda profile: advisor.advise(profile).pattern),
         settings=RunSettings(
-            answer_adapter=config.answer_adapter,
-            reading_adapter=config.reading_adapter,
             max_answer_tokens=config.max_answer_tokens,
             max_prompt_characters=config.max_prompt_characters,
             stream_drafts=config.stream_drafts,
@@ -63,7 +80,7 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
         observer=window,
     )
     adviser = Adviser(
-        Advisor(),
+        advisor,
         evidence=LiveEvidence(window, PeerDocuments(channels[1])),
         profiles=OneDomain(),
         default_timeout_s=config.default_deadline_seconds,

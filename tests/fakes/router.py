@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from dataclasses import dataclass, field
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from opentelemetry.trace import NoOpTracer
 from prometheus_client import CollectorRegistry
@@ -12,35 +13,36 @@ from prometheus_client import CollectorRegistry
 from services.router import policies
 from services.router.domain import (
     Answer,
-    Citation,
     Closing,
     DecisionStep,
-    Draft,
+    Domain,
     Event,
     Generated,
+    LabelCondition,
     Lineage,
     Opening,
     Passage,
     Piece,
+    Prompt,
     QueryVector,
     Question,
-    Route,
     Span,
-    StepKind,
     Turn,
     Usage,
 )
+from services.router.domain.calibration import Features
 from services.router.engine import Admission, Ports, RouterEngine, RunSettings
-from services.router.grounding import LexicalGrounding
+from services.router.grounding import SentenceGrounding
 from services.router.metrics import RouterMetrics
 from tandem.errors import NotFound, TandemError
 from tandem.prompts import Message
 from tandem.security import Principal
+from tests.fakes.router_grounding import WordClassifier, WordEmbedder, WordScorer
 
 ALICE = Principal("alice", "halden", frozenset(), frozenset({"user"}))
 NEVER = float("inf")
 EMBEDDER_SHA256 = "e" * 64
-T = TypeVar("T")
+DOMAIN = Domain(threshold=0.75)
 
 
 def passage(
@@ -66,18 +68,6 @@ PASSAGES = (
 def question(text: str = "What is the excess for collision?", policy: str = "cascade", **changes: Any) -> Question:
     """Returns a question of alice's."""
     return Question(text=text, principal=ALICE, policy=policy, **{"timeout_s": 30.0, **changes})
-
-
-CITATIONS = (
-    Citation(
-        answer_span=Span(0, 4),
-        document_id=PASSAGES[0].document_id,
-        chunk_id=PASSAGES[0].chunk_id,
-        title=PASSAGES[0].title,
-        document_span=PASSAGES[0].span,
-        quote=PASSAGES[0].text,
-    ),
-)
 
 
 @dataclass
@@ -116,12 +106,22 @@ class FakeRetriever(Script):
     passages: tuple[Passage, ...] = PASSAGES
     vector_error: TandemError | None = None
     queries: list[tuple[str, QueryVector | None]] = field(default_factory=list)
+    narrowed: list[tuple[tuple[LabelCondition, ...], str]] = field(default_factory=list)
 
     async def search(
-        self, query: str, *, vector: QueryVector | None, top_k: int, as_of: datetime | None, timeout_s: float
+        self,
+        query: str,
+        *,
+        vector: QueryVector | None,
+        top_k: int,
+        as_of: datetime | None,
+        documents: Sequence[LabelCondition] = (),
+        snapshot: str = "",
+        timeout_s: float,
     ) -> tuple[Passage, ...]:
         """Returns the first of its passages."""
         self.queries.append((query, vector))
+        self.narrowed.append((tuple(documents), snapshot))
         await self.play()
         if vector is not None and self.vector_error is not None:
             raise self.vector_error
@@ -142,7 +142,10 @@ class Written(Script):
 
 @dataclass
 class FakeGenerator:
-    """Implements the Generator port; sequences by adapter name, "" is the base model."""
+    """Implements the Generator port; sequences by adapter name, "" is the base model.
+
+    A blend is what its reading prompt writes; `blends` keeps the adapters and weights of each.
+    """
 
     sequences: dict[str, Written] = field(
         default_factory=lambda: {"": Written(), "answers": Written(), "reading": Written()}
@@ -150,6 +153,7 @@ class FakeGenerator:
     loaded: frozenset[str] = frozenset({"answers", "reading"})
     listing: Script = field(default_factory=Script)
     prompts: list[tuple[str, str]] = field(default_factory=list)
+    blends: list[tuple[tuple[str, float], ...]] = field(default_factory=list)
     num_listings: int = 0
     num_running: int = 0
     running: asyncio.Event = field(default_factory=asyncio.Event)
@@ -159,31 +163,48 @@ class FakeGenerator:
         self, messages: Sequence[Message], *, adapter: str, max_tokens: int, timeout_s: float
     ) -> AsyncGenerator[Piece | Generated, None]:
         """Yields the scripted text word by word."""
+        async with aclosing(self._written([Prompt(messages, adapter, 1.0)])) as events:
+            async for event in events:
+                yield event
+
+    async def blend(
+        self, prompts: Sequence[Prompt], *, max_tokens: int, timeout_s: float
+    ) -> AsyncGenerator[Piece | Generated, None]:
+        """Yields the text of the last prompt word by word."""
+        self.blends.append(tuple((prompt.adapter, prompt.weight) for prompt in prompts))
+        async with aclosing(self._written(prompts)) as events:
+            async for event in events:
+                yield event
+
+    async def _written(self, prompts: Sequence[Prompt]) -> AsyncGenerator[Piece | Generated, None]:
+        messages, adapter = prompts[-1].messages, prompts[-1].adapter
         self.prompts.append((adapter, messages[-1].content))
         self.num_running += 1
         self.running.set()
         self.idle.clear()
         try:
-            sequence = self.sequences.get(adapter)
-            if sequence is None:
+            if any(prompt.adapter not in self.sequences for prompt in prompts):
                 raise NotFound("no such adapter")
+            sequence = self.sequences[adapter]
             await sequence.play()
             if sequence.too_long is not None and len(messages[-1].content) > sequence.max_characters:
                 raise sequence.too_long
-            name = adapter if sequence.lineage_adapter is None else sequence.lineage_adapter
-            lineage = Lineage("tiny", "ab" * 32)
-            if name:
-                lineage = Lineage("tiny", "ab" * 32, name, "cd" * 32, "ef" * 8, "AES-256-GCM", "01" * 8)
-            yield Piece("", lineage)
+            names = [prompt.adapter for prompt in prompts]
+            if sequence.lineage_adapter is not None:
+                names[0] = sequence.lineage_adapter
+            lineages = tuple(map(lineage_of, names))
+            yield Piece("", lineages[0])
             for word in sequence.text.split(" "):
                 await asyncio.sleep(0)
                 yield Piece(f"{word} ")
             if sequence.late_error is not None:
                 raise sequence.late_error
             yield Generated(
-                lineage=lineage,
+                lineage=lineages[0],
                 usage=Usage(len(messages[-1].content), len(sequence.text.split())),
                 mean_logprob=sequence.mean_logprob,
+                signals=Features(mean_logprob=sequence.mean_logprob, num_tokens=float(len(sequence.text.split()))),
+                lineages=lineages,
             )
         finally:
             self.num_running -= 1
@@ -195,6 +216,13 @@ class FakeGenerator:
         self.num_listings += 1
         await self.listing.play()
         return self.loaded
+
+
+def lineage_of(adapter: str) -> Lineage:
+    """Returns the weights that an adapter's name stands for, "" is the base model."""
+    if not adapter:
+        return Lineage("tiny", "ab" * 32)
+    return Lineage("tiny", "ab" * 32, adapter, "cd" * 32, "ef" * 8, "AES-256-GCM", "01" * 8)
 
 
 @dataclass
@@ -231,12 +259,11 @@ class World:
     retriever: FakeRetriever = field(default_factory=FakeRetriever)
     generator: FakeGenerator = field(default_factory=FakeGenerator)
     audit: FakeAudit = field(default_factory=FakeAudit)
-    threshold: float = 0.75
+    domain: Domain = DOMAIN
     stream_drafts: bool = True
     max_running: int = 4
     max_waiting: int = 2
     adapter_cache_s: float = 60.0
-    answer_adapter: str = "answers"
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     events: list[Event] = field(default_factory=list)
 
@@ -249,12 +276,10 @@ class World:
                 retriever=self.retriever,
                 generator=self.generator,
                 audit=self.audit,
-                grounding=LexicalGrounding(),
+                grounding=SentenceGrounding(embedder=WordEmbedder(), scorer=WordScorer(), classifier=WordClassifier()),
             ),
-            policies=policies.build(cascade_threshold=self.threshold),
+            policies=policies.build(pattern=lambda _: "cascade"),
             settings=RunSettings(
-                answer_adapter=self.answer_adapter,
-                reading_adapter="reading",
                 max_answer_tokens=64,
                 max_prompt_characters=10_000,
                 stream_drafts=self.stream_drafts,
@@ -267,8 +292,8 @@ class World:
         )
 
     async def ask(self, asked: Question) -> Answer:
-        """Answers one question by a new engine; what was emitted is in `events`."""
-        return await self.engine().answer(asked, self.emit)
+        """Answers one question of this domain by a new engine; what was emitted is in `events`."""
+        return await self.engine().answer(replace(asked, domain=self.domain), self.emit)
 
     async def emit(self, event: Event) -> None:
         """Keeps an event."""
@@ -277,59 +302,6 @@ class World:
     def kinds(self) -> list[str]:
         """Returns the decisions so far as "kind:route"."""
         return [f"{event.kind}:{event.route}" for event in self.events if isinstance(event, DecisionStep)]
-
-
-@dataclass
-class FakePaths:
-    """Implements Paths for tests of policies: each path gives its draft or raises."""
-
-    adapter: Draft | Exception = field(default_factory=lambda: Draft(route=Route.FINETUNED, text="weights"))
-    vector: QueryVector | Exception = field(default_factory=lambda: QueryVector((1.0,)))
-    passages: tuple[Passage, ...] | Exception = PASSAGES
-    reading: Draft | Exception = field(
-        default_factory=lambda: Draft(route=Route.RAG, text="read", passages=PASSAGES, citations=CITATIONS)
-    )
-    calls: list[str] = field(default_factory=list)
-    steps: list[DecisionStep] = field(default_factory=list)
-    degraded: list[str] = field(default_factory=list)
-
-    async def finetuned(self, *, share: float, tentative: bool) -> Draft:
-        """Gives the adapter's draft."""
-        return self._give("finetuned", self.adapter)
-
-    async def embed(self) -> QueryVector:
-        """Gives the vector."""
-        return self._give("embed", self.vector)
-
-    async def search(self, vector: QueryVector | None) -> tuple[Passage, ...]:
-        """Gives the passages."""
-        return self._give("search" if vector is not None else "search by words", self.passages)
-
-    async def read(self, passages: Sequence[Passage]) -> Draft:
-        """Gives the reading."""
-        return self._give("read", self.reading)
-
-    async def quote(self, passages: Sequence[Passage]) -> Draft:
-        """Gives the best passage."""
-        return self._give("quote", Draft(route=Route.RAG, text=passages[0].text, passages=(passages[0],)))
-
-    async def show(self, draft: Draft) -> None:
-        """Notes that the draft was sent."""
-        self.calls.append(f"show {draft.route}")
-
-    async def step(self, kind: StepKind, route: Route, reason: str) -> None:
-        """Keeps the step."""
-        self.steps.append(DecisionStep(kind, route, reason))
-
-    def degrade(self, component: str, effect: str) -> None:
-        """Keeps the component."""
-        self.degraded.append(component)
-
-    def _give(self, call: str, result: T | Exception) -> T:
-        self.calls.append(call)
-        if isinstance(result, Exception):
-            raise result
-        return result
 
 
 def history(*questions: str) -> tuple[Turn, ...]:

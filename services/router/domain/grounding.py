@@ -66,6 +66,11 @@ class Groundedness:
     version: str = ""
     """Names the weights of the combination, or the classifier that took its place."""
 
+    @property
+    def num_calls(self) -> int:
+        """Is how many calls of peers were made for it: one for each signal but the lexical."""
+        return len({*self.rests_on, *(one.signal for one in self.absent)} - {Signal.LEXICAL})
+
 
 @dataclass(frozen=True)
 class Continuation:

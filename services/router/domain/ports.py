@@ -42,7 +42,9 @@ class NoAdapter(Exception):
     """Says that no answer adapter is loaded for the caller's tenant."""
 
     def __init__(self, adapter: str) -> None:
-        super().__init__(f'no adapter "{adapter}" is loaded for this tenant')
+        super().__init__(
+            f'no adapter "{adapter}" is loaded for this tenant' if adapter else "the domain has no answer adapter"
+        )
         self.adapter = adapter
 
 
@@ -62,15 +64,21 @@ class Paths(Protocol):
         """Tells whether the caller's allowance has room for so many more calls."""
         ...
 
-    async def finetuned(self, *, share: float, tentative: bool) -> Draft:
+    async def finetuned(self, *, share: float, tentative: bool, held: bool = False) -> Draft:
         """Answers from the adapter's weights within `share` of the time left; raises NoAdapter.
 
-        A tentative draft may still be replaced: its text is shown early only where the operator allows it.
+        A tentative draft may still be replaced: its text is shown early only where the operator allows it, and not
+        before a decision for it where it is held.
         """
         ...
 
     async def embed(self) -> QueryVector:
         """Embeds the question, once: a second call returns the same vector."""
+        ...
+
+    @property
+    def embedded(self) -> bool:
+        """Tells whether the question is embedded already, or is being: to embed it again takes no call."""
         ...
 
     async def scope(self) -> ScopeReading:
@@ -89,7 +97,10 @@ class Paths(Protocol):
         ...
 
     async def read(self, passages: Sequence[Passage], *, tentative: bool = False) -> Draft:
-        """Answers from passages, with citations; leaves out the last passages where the prompt is too long."""
+        """Answers from passages, with citations; leaves out the last passages where the prompt is too long.
+
+        A tentative draft is held back until a decision for it.
+        """
         ...
 
     def weight(self, passages: Sequence[Passage]) -> float:
@@ -100,12 +111,16 @@ class Paths(Protocol):
         """Answers from weights and passages together, token by token, with citations; raises NoAdapter."""
         ...
 
+    async def support(self, draft: Draft, passages: Sequence[Passage]) -> Draft:
+        """Returns a draft of the adapter's with what passages say of it, and tells that; an accepted one alone."""
+        ...
+
     async def quote(self, passages: Sequence[Passage]) -> Draft:
-        """Gives the best passage itself as the answer, cited; needs no model."""
+        """Gives the best passage itself as the answer, cited, and sends it; needs no model."""
         ...
 
     async def show(self, draft: Draft) -> None:
-        """Sends a draft that was held back, or made earlier and discarded since."""
+        """Sends what the caller has not heard of a draft: it was held back, or made earlier and discarded since."""
         ...
 
     async def step(self, kind: StepKind, route: Route, reason: str) -> None:
@@ -137,6 +152,10 @@ class Policy(Protocol):
 
 class Grounding(Protocol):
     """Ties answers to the passages they were read from."""
+
+    def calls(self, depth: Depth) -> int:
+        """Returns the most calls of peers that `ground` makes at a depth; Groundedness.num_calls is how many it made."""
+        ...
 
     async def ground(
         self, question: str, answer: str, passages: Sequence[Passage], *, depth: Depth, timeout_s: float

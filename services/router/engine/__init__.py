@@ -4,6 +4,6 @@ from services.router.engine.adapters import AdapterDirectory
 from services.router.engine.admission import Admission
 from services.router.engine.answering import Ports, RouterEngine
 from services.router.engine.rewrite import rewrite
-from services.router.engine.run import RunSettings
+from services.router.engine.tools import RunSettings
 
 __all__ = ["AdapterDirectory", "Admission", "Ports", "RouterEngine", "RunSettings", "rewrite"]

@@ -34,8 +34,10 @@ from services.router.engine.adapters import AdapterDirectory
 from services.router.engine.admission import Admission
 from services.router.engine.budget import Budget
 from services.router.engine.faults import refusal
+from services.router.engine.judging import Judges
 from services.router.engine.rewrite import rewrite
-from services.router.engine.run import Run, RunSettings, Tools
+from services.router.engine.run import Run
+from services.router.engine.tools import RunSettings, Tools
 from services.router.metrics import RouterMetrics
 from tandem.errors import DeadlineExceeded, InvalidInput, TandemError
 
@@ -85,6 +87,7 @@ class RouterEngine:
             generator=ports.generator,
             adapters=AdapterDirectory(ports.generator, keep_s=adapter_cache_s),
             grounding=ports.grounding,
+            judges=Judges(),
             metrics=metrics,
             tracer=tracer,
             settings=settings,
@@ -95,6 +98,8 @@ class RouterEngine:
 
         The closed record is durable when this returns or raises, except when it raises because it could not be written.
         """
+        if not question.policy:
+            question = replace(question, policy=question.domain.policy)
         policy = self.policies.get(question.policy)
         if policy is None:
             raise InvalidInput.of("policy", f'is "{question.policy[:64]}"; known are {", ".join(self.policies)}')
@@ -118,7 +123,7 @@ class RouterEngine:
         with self._tracer.start_as_current_span("router.rewrite"):
             rewritten = rewrite(question.text, question.history)
         run = Run(question, rewritten=rewritten, budget=budget, emit=emit, tools=self._tools)
-        run.note("rewrite", time.perf_counter() - start)
+        run.stages.note("rewrite", time.perf_counter() - start)
         opening = self._own(
             self._ports.audit.open(Opening(answer_id=answer_id, question=question, rewritten_question=rewritten))
         )
@@ -139,7 +144,7 @@ class RouterEngine:
             answer=answer,
             steps=answer.steps,
             degraded=answer.degraded,
-            drafts=tuple(run.drafts),
+            drafts=run.drafts,
         )
         try:
             await self._timed_record(run, self._own(self._close(closing, opening)))
@@ -150,7 +155,7 @@ class RouterEngine:
         self._metrics.citations.inc(len(answer.draft.citations))
         answer = replace(answer, timings=run.timings())
         if self._observer is not None:
-            self._observer.note(answer, tenant=question.principal.tenant)
+            self._observer.note(answer, tenant=question.principal.tenant, domain=question.domain.name)
         return answer
 
     async def _decided(
@@ -159,7 +164,7 @@ class RouterEngine:
         try:
             async with asyncio.timeout(run.budget.left()) as timer:
                 await self._timed_record(run, opening)
-                await emit(Started(answer_id, policy.name, run.rewritten))
+                await emit(Started(answer_id, policy.name, run.rewritten, run.domain.name))
                 draft = await policy.decide(run)
         except TimeoutError:
             if not timer.expired():
@@ -171,11 +176,14 @@ class RouterEngine:
             answer_id=answer_id,
             policy=policy.name,
             rewritten_question=run.rewritten,
-            draft=draft,
-            steps=tuple(run.steps),
+            draft=run.finished(draft),
+            steps=run.steps,
             degraded=tuple(run.degraded),
             usage=run.usage,
             timings=run.timings(),
+            domain=run.domain.name,
+            scope=run.located,
+            cost=run.cost,
         )
 
     async def _timed_record(self, run: Run, record: asyncio.Task[None]) -> None:
@@ -185,7 +193,7 @@ class RouterEngine:
                 # A record that was begun is finished even when the caller leaves.
                 await asyncio.shield(record)
             finally:
-                run.note("audit", time.perf_counter() - start)
+                run.stages.note("audit", time.perf_counter() - start)
 
     async def _close(self, closing: Closing, opening: asyncio.Task[None]) -> None:
         await asyncio.wait({opening})
@@ -219,9 +227,9 @@ def _failed(answer_id: str, run: Run, error: BaseException) -> Closing:
         answer_id=answer_id,
         principal=run.question.principal,
         outcome=Outcome.CANCELLED if cancelled else Outcome.FAILED,
-        steps=tuple(run.steps),
+        steps=run.steps,
         degraded=tuple(run.degraded),
-        drafts=tuple(run.drafts),
+        drafts=run.drafts,
         error_code=code,
         error_reason=error.reason if isinstance(error, TandemError) else code,
     )

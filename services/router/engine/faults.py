@@ -1,6 +1,6 @@
 """What a failing part means for the answer: another path, a refusal, or the caller's own fault."""
 
-from services.router.domain import EMBEDDER, GENERATOR, NoAdapter, PartDown
+from services.router.domain import BUDGET, EMBEDDER, GENERATOR, NoAdapter, PartDown
 from services.router.engine.budget import Budget
 from tandem.errors import (
     DeadlineExceeded,
@@ -17,6 +17,8 @@ _PROMPT_TOO_LONG = "PROMPT_TOO_LONG"
 """Reason by which the generator refuses a prompt longer than the model's context."""
 _OTHER_MODEL = "EMBEDDING_MODEL_MISMATCH"
 """Reason by which the retriever says that nobody serves the model of its vectors."""
+_LEFT_ALONE = "BREAKER_OPEN"
+"""Reason of a call that was not made because the peer's last ones failed."""
 _CALLERS_OWN = (InvalidInput, PermissionDenied)
 
 
@@ -31,7 +33,8 @@ def translate(error: Exception, *, component: str, limit_s: float, budget: Budge
     if isinstance(error, Overloaded):
         return PartDown(component, "is overloaded", retry_after_s=error.retry_after_s)
     if isinstance(error, Unavailable):
-        return PartDown(component, "is not available")
+        left_alone = error.reason == _LEFT_ALONE
+        return PartDown(component, "is not asked for now: its last calls failed" if left_alone else "is not available")
     code = error.code if isinstance(error, TandemError) else "UNKNOWN"
     return PartDown(component, f"failed with {code}")
 
@@ -41,6 +44,8 @@ def refusal(error: PartDown | NoAdapter) -> TandemError:
     if isinstance(error, NoAdapter):
         return FailedPrecondition(str(error), reason="ADAPTER_NOT_LOADED", metadata={"adapter": error.adapter})
     where = {"component": error.component}
+    if error.component == BUDGET:
+        return FailedPrecondition(f"no path can answer: {error}", reason="BUDGET_TOO_SMALL", metadata=where)
     if error.retry_after_s is not None:
         return Overloaded(str(error), retry_after_s=error.retry_after_s, metadata=where)
     return Unavailable(f"no path is left: {error}", retry_after_s=1.0, reason="PART_DOWN", metadata=where)

@@ -1,7 +1,5 @@
 """The text of a draft while it is written."""
 
-import math
-
 from services.router.domain import Delta, Emit
 from tandem.prompts import ABSTENTION
 
@@ -11,7 +9,7 @@ _ABSTENTION = ABSTENTION.rstrip(".").casefold()
 class Writing:
     """Collects the pieces of a draft and sends them on, but holds back what may become the abstention sentence."""
 
-    def __init__(self, emit: Emit | None) -> None:
+    def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._pieces: list[str] = []
         self._held: str | None = ""
@@ -40,15 +38,8 @@ class Writing:
             await self._send(self._held.lstrip())
 
     async def _send(self, text: str) -> None:
-        if self._emit is not None and text:
+        if text:
             await self._emit(Delta(text))
-
-
-def confidence_of(mean_logprob: float) -> float:
-    """Returns the geometric mean of the tokens' probabilities, 0 to 1; a mean that is not a number counts as 0."""
-    if math.isnan(mean_logprob):
-        return 0.0
-    return math.exp(min(0.0, mean_logprob))
 
 
 def _plain(text: str) -> str:

@@ -1,28 +1,65 @@
 """finetuned: the adapter answers from its weights, or there is no answer."""
 
-from services.router.domain import Draft, Paths, Route, StepKind
+from dataclasses import dataclass, replace
+
+from services.router.domain import ABSTAINED_TEXT, Confidence, Draft, Paths, Route, StepKind
 
 
 class Finetuned:
     """Answers from the adapter's weights alone; never from the base model."""
 
     name = "finetuned"
-    description = "The tenant's answer adapter answers from its weights; no document is read."
+    description = "The domain's answer adapter answers from its weights; no document is read."
 
     async def decide(self, paths: Paths) -> Draft:
         """Returns the adapter's answer; raises NoAdapter or PartDown."""
         await paths.step(StepKind.CHOOSE, Route.FINETUNED, "the policy asks the answer adapter alone")
-        draft = await paths.finetuned(share=1.0, tentative=False)
-        if draft.abstained:
-            await paths.step(StepKind.ABSTAIN, Route.FINETUNED, "the adapter gave no answer")
+        tried = judged(paths, await paths.finetuned(share=1.0, tentative=False))
+        if tried.draft.abstained:
+            await paths.step(StepKind.ABSTAIN, Route.FINETUNED, tried.reason)
         else:
-            await paths.step(StepKind.ACCEPT, Route.FINETUNED, f"{figure(draft)}; the policy sets no threshold")
-        return draft
+            await paths.step(StepKind.ACCEPT, Route.FINETUNED, f"{figure(tried.draft)}; the policy sets no threshold")
+        return tried.draft
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Is a draft of the adapter's with its confidence, whether that is enough, and the figures compared."""
+
+    draft: Draft
+    accepted: bool
+    reason: str
+
+
+def judged(paths: Paths, draft: Draft) -> Judged:
+    """Returns a draft with what the domain's calibration says of it."""
+    found = paths.judge(draft)
+    if draft.abstained:
+        return Judged(draft, False, "the adapter gave no answer")
+    if found.confidence is not None:
+        draft = replace(draft, confidence=Confidence(found.confidence, found.version))
+    return Judged(draft, found.accepted, found.reason)
+
+
+async def answer_if_sure(paths: Paths) -> Draft:
+    """Returns the adapter's answer, withheld where its confidence is not enough; raises NoAdapter or PartDown."""
+    tried = judged(paths, await paths.finetuned(share=1.0, tentative=True))
+    if tried.accepted:
+        await paths.step(StepKind.ACCEPT, Route.FINETUNED, tried.reason)
+        return tried.draft
+    await paths.step(StepKind.ABSTAIN, Route.FINETUNED, tried.reason)
+    return withheld(tried.draft)
+
+
+def withheld(draft: Draft) -> Draft:
+    """Returns what is given in place of a draft; its citations go with the text whose sentences they are about."""
+    return replace(draft, text=ABSTAINED_TEXT, citations=(), abstained=True)
 
 
 def figure(draft: Draft) -> str:
     """Returns the draft's confidence in words."""
     if draft.confidence is None:
         return "no confidence is known"
-    kind = f"calibrated by {draft.confidence.calibration}" if draft.confidence.calibration else "uncalibrated"
+    calibration = draft.confidence.calibration
+    kind = f"calibrated by {calibration[:12]}" if calibration else "uncalibrated"
     return f"confidence {draft.confidence.value:.3f} ({kind})"

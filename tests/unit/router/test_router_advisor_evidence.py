@@ -19,7 +19,7 @@ from services.router.domain.advice import (
 )
 from tandem.errors import TooLarge, Unavailable
 from tests.fakes.advice import COSTS, FakeDocuments, accuracy, arm, changed, profile
-from tests.fakes.router import CITATIONS
+from tests.fakes.router_paths import CITATIONS
 
 FRAMEWORK = read()
 ADVISOR = Advisor(FRAMEWORK)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.router.domain import Outcome
+from services.router.domain import Domain, Outcome
 from tandem import errors
 from tests.fakes.router import World, Written, question
 from tests.fakes.router_worlds import world_with
@@ -57,7 +57,7 @@ async def test_the_list_of_adapters_is_kept_for_a_while_for_each_tenant():
 
 
 async def test_an_alias_of_a_listed_adapter_answers():
-    world = World(answer_adapter="answers@candidate")
+    world = World(domain=Domain(answer_adapter="answers@candidate"))
     world.generator.sequences["answers@candidate"] = world.generator.sequences.pop("answers")
     answer = await world.ask(question(policy="finetuned"))
     assert answer.draft.lineage is not None
@@ -66,5 +66,5 @@ async def test_an_alias_of_a_listed_adapter_answers():
 
 async def test_an_alias_that_stands_for_nothing_counts_as_missing():
     with pytest.raises(errors.FailedPrecondition) as caught:
-        await World(answer_adapter="answers@candidate").ask(question(policy="finetuned"))
+        await World(domain=Domain(answer_adapter="answers@candidate")).ask(question(policy="finetuned"))
     assert caught.value.metadata == {"adapter": "answers@candidate"}

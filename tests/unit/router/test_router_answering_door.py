@@ -11,7 +11,7 @@ from tests.fakes.router_worlds import world_with
 
 async def test_an_unknown_policy_lists_the_known_ones_and_leaves_no_record():
     world = World()
-    with pytest.raises(errors.InvalidInput, match="cascade, finetuned, rag"):
+    with pytest.raises(errors.InvalidInput, match="auto, cascade, dual, ensemble, finetuned, rag"):
         await world.ask(question(policy="oracle"))
     assert world.audit.opened == []
 

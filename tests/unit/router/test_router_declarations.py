@@ -27,7 +27,7 @@ def test_every_knob_of_its_own_is_on_the_page():
 
 
 def test_the_configured_policies_are_the_built_ones():
-    assert tuple(build(cascade_threshold=0.5)) == POLICY_NAMES
+    assert tuple(build(pattern=lambda _: "cascade")) == POLICY_NAMES
     assert load(RouterConfig, "ROUTER", {}).default_policy in POLICY_NAMES
 
 

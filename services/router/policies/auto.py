@@ -1,0 +1,73 @@
+"""auto: what was measured in the domain, or else its profile, chooses the policy."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from services.router.domain import Domain, Draft, Paths, Policy, Route, StepKind
+from services.router.domain.advice import Explainability, Profile
+from services.router.domain.domains import ArmResult
+
+LEAST_QUESTIONS = 30
+"""Under so many questions a result says too little to choose by."""
+_UNADVISED = "cascade"
+Pattern = Callable[[Profile], str]
+"""Returns the name of the policy that a profile is advised."""
+
+
+class Auto:
+    """Chooses one of the other policies for the domain, and says by which figures."""
+
+    name = "auto"
+    description = "What was measured in the domain, or else its profile, chooses one of the other policies."
+
+    def __init__(self, policies: Mapping[str, Policy], *, pattern: Pattern) -> None:
+        self._policies = policies
+        self._pattern = pattern
+
+    async def decide(self, paths: Paths) -> Draft:
+        """Returns the draft of the chosen policy; raises what that raises."""
+        name, reason = self._choose(paths.domain)
+        await paths.step(StepKind.CHOOSE, Route.NONE, f"{name}: {reason}")
+        return await self._policies[name].decide(paths)
+
+    def _choose(self, domain: Domain) -> tuple[str, str]:
+        measured = [
+            arm for arm in domain.results if arm.policy in self._policies and arm.num_questions >= LEAST_QUESTIONS
+        ]
+        fitting = [arm for arm in measured if _fits(arm, domain.profile)]
+        if fitting:
+            return best_of(fitting)
+        why = "no policy that was measured meets the profile" if measured else "nothing was measured in this domain"
+        if domain.profile is None:
+            return _UNADVISED, f"{why}, and it has no profile"
+        return self._pattern(domain.profile), f"{why}; its profile is advised so"
+
+
+def best_of(arms: Sequence[ArmResult]) -> tuple[str, str]:
+    """Returns the policy of the most accurate arm, or of a cheaper one that may be as accurate, and why.
+
+    An arm may be as accurate where its 95 % interval reaches the best one's accuracy. What is cheaper is told by the
+    first of cost, calls and p95 that is known of all of these.
+    """
+    best = max(arms, key=lambda arm: arm.accuracy)
+    equals = [arm for arm in arms if arm.high >= best.accuracy]
+    chosen, price = best, ""
+    for name, unit in (("cost", " an answer"), ("num_calls", " calls an answer"), ("p95_ms", " ms at p95")):
+        known = [(float(value), arm) for arm in equals if (value := getattr(arm, name)) is not None]
+        if len(known) == len(equals) and len(equals) > 1:
+            least, chosen = min(known, key=lambda one: (one[0], -one[1].accuracy))
+            price = f"; the cheapest of {len(equals)} at {least:.4g}{unit}"
+            break
+    interval = f"[{chosen.low:.3f}, {chosen.high:.3f}]"
+    figures = f"{chosen.metric} {chosen.accuracy:.3f} {interval} on {chosen.num_questions} questions"
+    compared = "" if chosen is best else f", which reaches the best, {best.policy} at {best.accuracy:.3f}"
+    return chosen.policy, figures + compared + price
+
+
+def _fits(arm: ArmResult, profile: Profile | None) -> bool:
+    """Tells whether an arm meets the limits of a profile; what was not measured is not known to meet them."""
+    if profile is None:
+        return True
+    if profile.explainability is Explainability.SOURCES_REQUIRED and arm.policy == Route.FINETUNED.value:
+        return False
+    limit = profile.latency_limit_ms
+    return limit is None or (arm.p95_ms is not None and arm.p95_ms <= limit)
