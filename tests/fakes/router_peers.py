@@ -8,7 +8,7 @@ from typing import Any
 
 from services.router.__main__ import build
 from services.router.config import RouterConfig
-from services.router.domain import Generated, QueryVector
+from services.router.domain import Generated, Prompt, QueryVector
 from tandem.config import ServerConfig
 from tandem.prompts import Message
 from tandem.rpc import call
@@ -96,11 +96,14 @@ class _Generator(GeneratorServiceServicer):
     async def StreamGenerate(self, request: Any, context: Any) -> Any:
         self._seen.note("generator")
         wanted = request.request
-        messages = [Message(message.role, message.content) for message in wanted.chat.messages]
         response = generator_service_pb2.StreamGenerateResponse
-        events = self._world.generator.generate(
-            messages, adapter=wanted.adapter, max_tokens=wanted.sampling.max_tokens, timeout_s=30
-        )
+        most = wanted.sampling.max_tokens
+        if wanted.HasField("blend"):
+            prompts = [Prompt(_messages(one.chat), one.adapter, one.weight) for one in wanted.blend.prompts]
+            events = self._world.generator.blend(prompts, max_tokens=most, timeout_s=30)
+        else:
+            chat = _messages(wanted.chat)
+            events = self._world.generator.generate(chat, adapter=wanted.adapter, max_tokens=most, timeout_s=30)
         async for event in events:
             lineage = common_pb2.Lineage(**vars(event.lineage)) if event.lineage is not None else None
             if isinstance(event, Generated):
@@ -123,6 +126,10 @@ class _Generator(GeneratorServiceServicer):
         return generator_service_pb2.ListAdaptersResponse(
             adapters=[generator_service_pb2.Adapter(name=name) for name in names]
         )
+
+
+def _messages(chat: Any) -> list[Message]:
+    return [Message(message.role, message.content) for message in chat.messages]
 
 
 def peer_apps(world: World, seen: Seen) -> dict[str, App]:
