@@ -42,7 +42,7 @@ from tests.fakes.router_grounding import WordClassifier, WordEmbedder, WordScore
 ALICE = Principal("alice", "halden", frozenset(), frozenset({"user"}))
 NEVER = float("inf")
 EMBEDDER_SHA256 = "e" * 64
-DOMAIN = Domain(threshold=0.75)
+DOMAIN = Domain(threshold=0.75, min_groundedness=0.5)
 
 
 def passage(

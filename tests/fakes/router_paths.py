@@ -148,6 +148,14 @@ class FakePaths:
         """Keeps the component."""
         self.degraded.append(component)
 
+    async def reached(self, call: str) -> None:
+        """Returns once a path was taken; raises TimeoutError where it is not taken soon."""
+        for _ in range(100):
+            if call in self.calls:
+                return
+            await asyncio.sleep(0)
+        raise TimeoutError(call)
+
     def kinds(self) -> list[str]:
         """Returns the decisions so far as "kind:route"."""
         return [f"{step.kind}:{step.route}" for step in self.steps]

@@ -9,14 +9,18 @@ from services.router.domain import (
     Answer,
     Citation,
     Closing,
+    Cost,
     DecisionStep,
     Degradation,
     Drafted,
     Lineage,
     Opening,
     Passage,
+    Question,
     Span,
 )
+from services.router.domain.calibration import FEATURE_NAMES, Features, ScopeReading
+from services.router.domain.grounding import Groundedness
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Payloads:
             | self._text("rewritten_question", opening.rewritten_question)
             | {
                 "policy": question.policy,
+                "domain": question.domain.name,
+                "budget": _budget(question),
                 "history": history,
                 "groups": list[Json](sorted(question.principal.groups)),
                 "max_passages": question.max_passages,
@@ -64,6 +70,11 @@ class Payloads:
         return self._text("answer", draft.text) | {
             "abstained": draft.abstained,
             "policy": answer.policy,
+            "domain": answer.domain,
+            "scope": _scope(answer.scope),
+            "signals": _signals(draft.signals),
+            "groundedness": _groundedness(draft.groundedness),
+            "cost": _cost(answer.cost),
             "route": draft.route.value,
             "citations": [self._citation(citation) for citation in draft.citations],
             "passages": [_passage(passage) for passage in draft.passages],
@@ -93,6 +104,47 @@ def _span(span: Span) -> Json:
 
 def _passage(passage: Passage) -> Json:
     return {"document_id": passage.document_id, "chunk_id": passage.chunk_id, "span": _span(passage.span)}
+
+
+def _budget(question: Question) -> Json:
+    """Returns what the caller lets the answer take; None is no bound of its own."""
+    allowance, timeout_s = question.allowance, question.timeout_s
+    return {
+        "max_calls": allowance.max_calls,
+        "max_cost": _known(allowance.max_cost),
+        "microseconds": None if timeout_s is None else microseconds(timeout_s),
+    }
+
+
+def _scope(scope: ScopeReading | None) -> Json:
+    if scope is None:
+        return None
+    return {"distance": _known(scope.distance), "threshold": fraction(scope.threshold), "inside": scope.inside}
+
+
+def _signals(signals: Features) -> Json:
+    """Returns what is known of a draft, by name."""
+    return {name: fraction(value) for name in FEATURE_NAMES if (value := signals.of(name)) is not None}
+
+
+def _groundedness(found: Groundedness | None) -> Json:
+    """Returns what was said of an answer's support; of an answer that was withheld, what was said of its draft."""
+    if found is None:
+        return None
+    return {
+        "status": found.status.value,
+        "value": _known(found.value),
+        "version": found.version,
+        "sentences": [fraction(sentence.groundedness) for sentence in found.sentences],
+    }
+
+
+def _cost(cost: Cost) -> Json:
+    return {"num_calls": cost.num_calls, "amount": _known(cost.amount), "currency": cost.currency}
+
+
+def _known(value: float | None) -> Json:
+    return None if value is None else fraction(value)
 
 
 def _lineage(lineage: Lineage | None) -> Json:

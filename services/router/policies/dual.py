@@ -120,6 +120,7 @@ async def _locate(paths: Paths, *, embed: bool) -> ScopeReading:
     try:
         return await paths.scope()
     except PartDown as down:
+        paths.degrade(down.component, "nobody looked whether the question lies in the adapter's scope")
         return ScopeReading(None, None, f"scope unknown: {down}")
 
 

@@ -1,8 +1,9 @@
 """ensemble: weights and passages write one answer together, token by token."""
 
 from services.router.domain import BUDGET, Draft, NoAdapter, PartDown, Passage, Paths, Route, StepKind
-from services.router.policies.evidence import NOTHING_FOUND, by_words, find, quote, read, settle
-from services.router.policies.finetuned import answer_if_sure, judged
+from services.router.policies.cascade import ask_adapter
+from services.router.policies.evidence import NOTHING, NOTHING_FOUND, by_words, find, quote, read, settle
+from services.router.policies.finetuned import given_if_sure, judged
 from services.router.policies.rag import Rag
 
 _ALONE = 0.98
@@ -33,11 +34,11 @@ class Ensemble:
             await paths.step(StepKind.FALL_BACK, Route.ENSEMBLE, lacking)
         if not found.passages:
             await paths.step(StepKind.ESCALATE, Route.FINETUNED, NOTHING_FOUND)
-            return await answer_if_sure(paths)
+            return await self._weights_first(paths, ())
         weight = paths.weight(found.passages)
         if weight >= _ALONE:
             await paths.step(StepKind.CHOOSE, Route.FINETUNED, f"weight {weight:.2f} >= {_ALONE}")
-            return await answer_if_sure(paths)
+            return await self._weights_first(paths, found.passages)
         if weight <= 1 - _ALONE:
             await paths.step(StepKind.CHOOSE, Route.RAG, f"weight {weight:.2f} <= {1 - _ALONE:.2f}")
             return await read(paths, found.passages)
@@ -59,6 +60,15 @@ class Ensemble:
             return await read(paths, passages)
 
         return await settle(paths, draft, num_found=len(passages), other=reading)
+
+    async def _weights_first(self, paths: Paths, passages: tuple[Passage, ...]) -> Draft:
+        draft = await ask_adapter(paths)
+        if draft is not None:
+            return await given_if_sure(paths, draft)
+        if passages:
+            return await read(paths, passages)
+        await paths.step(StepKind.ABSTAIN, Route.RAG, NOTHING_FOUND)
+        return NOTHING
 
     async def _weights_alone(self, paths: Paths, down: PartDown) -> Draft:
         paths.degrade(down.component, "the answer comes from the adapter alone, unchecked against documents")

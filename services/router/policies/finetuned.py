@@ -43,7 +43,12 @@ def judged(paths: Paths, draft: Draft) -> Judged:
 
 async def answer_if_sure(paths: Paths) -> Draft:
     """Returns the adapter's answer, withheld where its confidence is not enough; raises NoAdapter or PartDown."""
-    tried = judged(paths, await paths.finetuned(share=1.0, tentative=True))
+    return await given_if_sure(paths, await paths.finetuned(share=1.0, tentative=True))
+
+
+async def given_if_sure(paths: Paths, draft: Draft) -> Draft:
+    """Returns a draft of the adapter's, withheld where its confidence is not enough."""
+    tried = judged(paths, draft)
     if tried.accepted:
         await paths.step(StepKind.ACCEPT, Route.FINETUNED, tried.reason)
         return tried.draft
