@@ -22,9 +22,9 @@ from evaluation.grounding.measuring import Judged, report
 from services.router.domain import Passage, Span
 from services.router.domain.grounding import Signal
 from services.router.grounding import reading
+from services.router.grounding.case import case_of
 from services.router.grounding.combining import Combination, answer_groundedness, committed
-from services.router.grounding.text import Sentence, claims
-from services.router.grounding.windows import ranked, windows_of
+from services.router.grounding.text import Sentence
 
 WEIGHTS = Path("services/router/grounding/weights.json")
 SETS = (
@@ -57,17 +57,13 @@ def kept(path: Path) -> dict[str, Any]:
 def readings(row: Row, likelihood: Any, vectors: Any) -> list[tuple[Sentence, dict[str, float]]]:
     """Returns the readings of each sentence, those of the models where they were kept."""
     passage = Passage(document_id="d", chunk_id="c", title="", text=row.context, span=Span(0, len(row.context)))
-    windows, said = windows_of([passage]), claims(row.answer)
-    if not windows:
+    case = case_of(row.question, row.answer, [passage])
+    if not case.windows or not case.claims:
         return []
-    known, asked = reading.known_words(windows), reading.asked_words(row.question)
-    found = []
-    for at, claim in enumerate(said):
-        nearest = ranked(claim, windows)[0]
-        one = reading.lexical(row.answer, claim, windows, known=known, asked=asked, nearest=nearest)
-        if vectors:
+    said, found = case.claims, list(zip(case.claims, reading.lexical(case), strict=True))
+    if vectors:
+        for at, (_, one) in enumerate(found):
             one |= {"near": max(vectors["cos"][at]), "echo": vectors["q"][at]}
-        found.append((claim, one))
     if likelihood:
         ends = [*likelihood["at"][1:], len(row.answer)]
         split: list[tuple[list[float], list[float]]] = [([], []) for _ in said]

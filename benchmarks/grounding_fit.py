@@ -19,7 +19,7 @@ from services.router.grounding.combining import Combination
 READINGS: Mapping[Signal, Mapping[str, int]] = {
     Signal.LEXICAL: {
         "told": 1, "repeated": -1, "asked": -1, "new": -1, "told_names": 1, "new_names": -1, "new_figures": -1,
-        "coverage": 1, "full": 1, "words": 1, "all_words": 1, "negation": -1,
+        "moved_figures": -1, "full": 1, "words": 1, "all_words": 1, "all_overlap": 1, "tied": 1, "negation": -1,
     },
     Signal.EMBEDDING: {"near": 1, "echo": -1},
     Signal.LIKELIHOOD: {"gain": 1, "lost": -1, "guessed": -1},

@@ -15,7 +15,8 @@ from typing import Any
 
 from tandem.errors import InvalidInput
 
-_MOST = 32_768
+MAX_QUESTION, MAX_ANSWER, MAX_PASSAGES, MAX_PASSAGE, MAX_CHARACTERS = 4096, 8192, 20, 65_536, 131_072
+"""What the router's Ground takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +52,20 @@ def _case(line: str, place: str) -> Case:
     context = [row.get("context")] if isinstance(row.get("context"), str) else row.get("context")
     if not isinstance(context, list) or not context or not all(isinstance(text, str) and text for text in context):
         raise InvalidInput.of("--data", f'{place}: "context" is a text or a list of texts, none empty')
-    question, answer = _text(row.get("question", ""), "question", place), _text(row.get("answer"), "answer", place)
+    if len(context) > MAX_PASSAGES or max(map(len, context)) > MAX_PASSAGE or sum(map(len, context)) > MAX_CHARACTERS:
+        most = f"{MAX_PASSAGES} texts of {MAX_PASSAGE} characters, {MAX_CHARACTERS} together"
+        raise InvalidInput.of("--data", f'{place}: "context" is at most {most}')
+    question = _text(row.get("question", ""), "question", place, most=MAX_QUESTION)
+    answer = _text(row.get("answer"), "answer", place, most=MAX_ANSWER)
+    if not answer:
+        raise InvalidInput.of("--data", f'{place}: "answer" is empty')
     if row.get("label") not in (0, 1):
         raise InvalidInput.of("--data", f'{place}: "label" is 1 (supported) or 0')
     group = str(row.get("group") or "\n".join(context))
     return Case(context=tuple(context), supported=bool(row["label"]), group=group, question=question, answer=answer)
 
 
-def _text(value: Any, name: str, place: str) -> str:
-    if not isinstance(value, str) or len(value) > _MOST:
-        raise InvalidInput.of("--data", f'{place}: "{name}" is a text of at most {_MOST} characters')
+def _text(value: Any, name: str, place: str, *, most: int) -> str:
+    if not isinstance(value, str) or len(value) > most:
+        raise InvalidInput.of("--data", f'{place}: "{name}" is a text of at most {most} characters')
     return value

@@ -1,6 +1,8 @@
 """From labelled answers to figures: asks for the groundedness of each and compares it with what costs nothing."""
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -34,11 +36,12 @@ class Report:
     auroc: dict[str, Interval]
     """By score; the trivial ones first."""
     gains: dict[str, Interval]
-    """Groundedness less each trivial score, paired."""
+    """The last score less each trivial one, paired."""
     curves: dict[str, list[tuple[float, float]]]
     reliability: list[tuple[float, float, int]]
     """Of each tenth of the scale that holds answers: mean groundedness, share supported, number."""
-    statuses: dict[str, int]
+    statuses: dict[str, dict[str, int]]
+    """By way of judging: how many answers have each status."""
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -52,15 +55,20 @@ class Report:
         }  # fmt: skip
 
 
-async def measure(
-    cases: Sequence[Case], ask: Ask, on_done: Callable[[], None] = lambda: None, *, seed: int = 0
-) -> Report:
-    """Asks for each answer in turn and returns the report."""
-    judged = []
-    for case in cases:
-        judged.append(await ask(case))
-        on_done()
-    return report(cases, {GROUNDEDNESS: judged}, seed=seed)
+async def judge(
+    cases: Sequence[Case], ask: Ask, on_done: Callable[[int], None] = lambda _: None, *, concurrency: int = 1
+) -> list[Judged]:
+    """Asks for each answer, so many at once; `on_done` is told how many are there."""
+    judged: dict[int, Judged] = {}
+    left = iter(enumerate(cases))
+
+    async def work() -> None:
+        for place, case in left:
+            judged[place] = await ask(case)
+            on_done(len(judged))
+
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+    return [judged[place] for place in range(len(cases))]
 
 
 def report(cases: Sequence[Case], judged: Mapping[str, Sequence[Judged]], *, seed: int = 0) -> Report:
@@ -84,9 +92,7 @@ def report(cases: Sequence[Case], judged: Mapping[str, Sequence[Judged]], *, see
         )
         for name in (LENGTH, OVERLAP)
     }
-    statuses: dict[str, int] = {}
-    for one in judged[last]:
-        statuses[one.status] = statuses.get(one.status, 0) + 1
+    statuses = {name: dict(Counter(one.status for one in ways)) for name, ways in judged.items()}
     missing = sum(one.value is None for one in judged[last])
     return Report(
         about={
@@ -102,8 +108,15 @@ def report(cases: Sequence[Case], judged: Mapping[str, Sequence[Judged]], *, see
         curves={name: curve(values, supported) for name, values in scores.items()},
         reliability=bins(scores[last], supported),
         statuses=statuses,
-        notes=[f"{missing} answers without a figure count as 0."] if missing else [],
+        notes=[*_absent(judged), *([f"{missing} answers without a figure count as 0."] if missing else [])],
     )
+
+
+def _absent(judged: Mapping[str, Sequence[Judged]]) -> Iterator[str]:
+    for name, ways in judged.items():
+        if partial := [one for one in ways if one.status == "partial"]:
+            used = ", ".join(sorted({signal for one in partial for signal in one.rests_on}))
+            yield f"{name}: {len(partial)} answers lack evidence that was asked for; they rest on {used} alone."
 
 
 def bins(values: Sequence[float], supported: Sequence[bool]) -> list[tuple[float, float, int]]:

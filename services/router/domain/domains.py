@@ -77,7 +77,7 @@ class Domain:
     artefact: Artefact | None = None
     threshold: float = 0.95
     latency_objective_ms: float | None = None
-    min_groundedness: float = 0.5
+    min_groundedness: float = 0.4
     below: Below = Below.ABSTAIN
     depth: Depth = Depth.WORDS
     results: tuple[ArmResult, ...] = ()

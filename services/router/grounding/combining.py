@@ -1,9 +1,9 @@
 """Combines the readings of a sentence to its groundedness, by weights that were fitted offline.
 
 A sentence's groundedness is p = 1 / (1 + exp(-(b + sum of w_i (x_i - m_i) / s_i))), logistic regression; each set of
-signals that may be there has weights of its own. Two rules stand above the fit, for the public sets that it rests on
-hold few such cases: a sentence with a figure that no passage holds has p times CONTRADICTED, and so has one whose words
-nearly all stand in the nearest passage sentence while one of the two is negated.
+signals that may be there has weights of its own. One rule stands above the fit, for the public sets that it rests on
+hold few such cases: a sentence with a figure that no passage holds, or none of the same thing, has p times
+CONTRADICTED, and so has one that differs in negation from what the passages say of its subject.
 
 An answer's groundedness is the product of its sentences': as if each were right or wrong by itself, the chance that
 all are. Sentences without a content word ("Yes, it is.") count only where the answer has no others.
@@ -21,8 +21,9 @@ from services.router.domain.grounding import Signal
 
 CONTRADICTED = 0.4
 """Factor, and so the most, of a sentence whose figure or negation is not that of the passages."""
+CONTRADICTING = ("new_figures", "moved_figures", "negation")
 SUPPORTED = 0.5
-"""Least groundedness of a sentence for which a supporting part is named."""
+"""Groundedness from which a sentence's support is named even where no part says it word for word."""
 _FILE = "weights.json"
 
 
@@ -48,9 +49,8 @@ class Combination:
         rows = zip(self.readings, self.means, self.scales, self.weights, strict=True)
         total = self.bias + sum(w * (readings[name] - mean) / scale for name, mean, scale, w in rows)
         value = 1 / (1 + math.exp(-min(max(total, -40.0), 40.0)))
-        figure = readings.get("new_figures", 0.0) > 0
-        negation = readings.get("negation", 0.0) > 0 and readings.get("full", 0.0) > 0
-        return value * CONTRADICTED if figure or negation else value
+        contradicted = any(readings.get(name, 0.0) > 0 for name in CONTRADICTING)
+        return value * CONTRADICTED if contradicted else value
 
 
 @dataclass(frozen=True)

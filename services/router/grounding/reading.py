@@ -4,55 +4,57 @@
 |---|---|
 | `told`, `repeated`, `asked`, `new` | log(1 + count) of the content words that stand in the passages alone, in passages and question, in the question alone, in neither |
 | `told_names`, `new_names` | the same of capitalised words: in the passages alone, in neither |
-| `new_figures` | the same of figures that no part of a passage holds with their unit |
-| `coverage`, `full` | share of content words that the nearest part of a passage holds; what of it is above 0.8 |
+| `new_figures` | the same of figures that neither the passages nor the question hold |
+| `moved_figures` | the same of figures that they hold of something else: with another unit, or, in a claim of a few words, where no part says it |
+| `full` | what is above 0.8 of the share of content words that the nearest part of a passage holds |
 | `words`, `all_words` | share of all words that stand anywhere in the passages; what of it is above 0.8 |
-| `negation` | 1 where the nearest part speaks of the same and one of the two is negated |
+| `all_overlap` | the same of words as they are spelled, repeated ones each time |
+| `tied` | 1 where a part says the sentence, see lexical.py |
+| `negation` | 1 where no part says it, and all that are near speak of the same and differ from it in negation |
 | `near`, `echo` | cosine of the sentence with the nearest part, with the question |
 | `gain`, `lost`, `guessed` | in nats: mean gain of the tokens' logprob by the passages; log(1 + sum of what tokens lose by them); mean logprob without passages |
 """  # noqa: E501
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
+from services.router.domain import Passage
 from services.router.domain.grounding import TokenLikelihood
-from services.router.grounding.lexical import holds
-from services.router.grounding.text import Sentence, content_of, names_of, terms_of
-from services.router.grounding.windows import Window
+from services.router.grounding.case import Case
+from services.router.grounding.lexical import SHORT, holds
+from services.router.grounding.text import Sentence, names_of
 
-SAME_SUBJECT = 0.5
+SAME_SUBJECT = 0.6
 """Least coverage of a part whose negation is compared: of another subject it tells nothing."""
+CLOSE = 0.1
+SPELLED = re.compile(r"\w+")
 _FULL = 0.8
 _UNLIKELY = -30.0
 """Least logprob that counts: beyond it one token would outweigh a sentence."""
 
 
-def asked_words(question: str) -> frozenset[str]:
-    """Returns the content words of a question."""
-    return content_of(terms_of(question))
+def lexical(case: Case) -> list[dict[str, float]]:
+    """Returns the readings of each claim by words alone; the case has windows."""
+    known = frozenset().union(*(window.content | window.about for window in case.windows))
+    words = frozenset().union(*(window.terms for window in case.windows)) | known
+    spelled = frozenset(SPELLED.findall(" ".join(_shown(passage) for passage in case.passages).lower()))
+    return [_of_words(case, at, known=known, words=words, spelled=spelled) for at in range(len(case.claims))]
 
 
-def known_words(windows: Sequence[Window]) -> frozenset[str]:
-    """Returns the content words of the passages, their titles and headings."""
-    return frozenset().union(*(window.content | window.about for window in windows))
-
-
-def lexical(
-    text: str,
-    claim: Sentence,
-    windows: Sequence[Window],
-    *,
-    known: frozenset[str],
-    asked: frozenset[str],
-    nearest: tuple[float, int],
+def _of_words(
+    case: Case, at: int, *, known: frozenset[str], words: frozenset[str], spelled: frozenset[str]
 ) -> dict[str, float]:
-    """Returns the readings of a claim, text[claim.start:claim.end] of an answer, by words alone."""
-    best = windows[nearest[1]].sentence
-    names = names_of(text[claim.start : claim.end]) & claim.content
+    claim, asked, nearest = case.claims[at], case.asked, case.nearest[at][0]
+    names = names_of(case.text(claim)) & claim.content
     new = claim.content - known - asked
-    words = frozenset().union(*(window.words for window in windows)) | known
     share = sum(term in words for term in claim.terms) / (len(claim.terms) or 1)
-    figures = [figure for figure in claim.units if not any(_held(figure, claim, window) for window in windows)]
+    figures = [figure for figure in claim.units if not any(holds(figure, claim, window) for window in case.windows)]
+    anywhere = known | {figure for window in case.windows for figure in window.sentence.units}
+    is_tied = case.tied[at] is not None
+    astray = claim.units if len(claim.content) <= SHORT and not is_tied else figures
+    said = SPELLED.findall(case.text(claim).lower())
+    overlap = sum(word in spelled for word in said) / (len(said) or 1)
     return {
         "told": _log(claim.content & known - asked),
         "repeated": _log(claim.content & known & asked),
@@ -60,12 +62,14 @@ def lexical(
         "new": _log(new),
         "told_names": _log(names & known - asked),
         "new_names": _log(names & new),
-        "new_figures": _log(figures),
-        "coverage": nearest[0],
+        "new_figures": _log([figure for figure in figures if figure not in anywhere | asked]),
+        "moved_figures": _log([figure for figure in astray if figure in anywhere]),
         "full": max(0.0, nearest[0] - _FULL),
         "words": share,
         "all_words": max(0.0, share - _FULL),
-        "negation": float(nearest[0] >= SAME_SUBJECT and claim.negated != best.negated),
+        "all_overlap": max(0.0, overlap - _FULL),
+        "tied": float(is_tied),
+        "negation": float(not is_tied and _denied(case, at)),
     }
 
 
@@ -107,8 +111,19 @@ def finite(readings: Mapping[str, float]) -> bool:
     return all(math.isfinite(value) for value in readings.values())
 
 
-def _held(figure: str, claim: Sentence, window: Window) -> bool:
-    return holds(figure, claim, window.sentence, window.about)
+def _denied(case: Case, at: int) -> bool:
+    """Tells whether the sentences nearest to a claim are of its subject and all negated where it is not, or else."""
+    singles = [
+        (share, case.windows[place].sentence.negated)
+        for share, place in case.nearest[at]
+        if not case.windows[place].sentence.is_pair
+    ]
+    near = [negated for share, negated in singles if share >= max(SAME_SUBJECT, singles[0][0] - CLOSE)]
+    return bool(near) and case.claims[at].negated not in near
+
+
+def _shown(passage: Passage) -> str:
+    return " ".join((passage.title, *passage.headings, passage.text))
 
 
 def _log(found: frozenset[str] | list[str]) -> float:

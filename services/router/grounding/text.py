@@ -50,8 +50,12 @@ _STOP = _words(
 )
 _NO_WORDS: frozenset[str] = frozenset()
 _NEGATIONS = _words("not no never neither nor without cannot none nothing")
-_BOUNDS = re.compile(
-    r"\b(?:no|not) (?:more|less|later|earlier|fewer|longer) than\b|\bnot only\b|\bno\. ?(?=\d)", re.IGNORECASE
+# What says no of something else than the sentence: bounds ("no more than"), names ("no-claims class"), side clauses
+# ("if you cannot drive on, we pay for towing"), conditions that fall away ("without giving a reason").
+_ASIDE = re.compile(
+    r"\b(?:no|not) (?:more|less|later|earlier|fewer|longer) than\b|\bnot only\b|\bno\. ?(?=\d)|\bno-(?=\w)|\bwithout\b"
+    r"|\b(?:if|unless|who|whose|which|when|where|because|although)\b[^,.;:|]*",
+    re.IGNORECASE,
 )
 
 SHORT_TITLE = 3
@@ -122,7 +126,7 @@ def _units(terms: tuple[str, ...]) -> dict[str, frozenset[str]]:
 
 
 def _is_negated(text: str) -> bool:
-    words = _WORD.findall(_BOUNDS.sub(" ", text).lower())
+    words = _WORD.findall(_ASIDE.sub(" ", text).lower())
     return any(word in _NEGATIONS or word.endswith(("n't", "n\u2019t")) for word in words)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.grounding.cases import Case, read
-from evaluation.grounding.measuring import GROUNDEDNESS, LENGTH, OVERLAP, Judged, Report, bins, measure
+from evaluation.grounding.measuring import GROUNDEDNESS, LENGTH, OVERLAP, Judged, Report, bins, judge, report
 from evaluation.grounding.metrics import Draws, auroc, curve, interval, overlap
 from evaluation.grounding.telling import DATA, table, write
 from tandem.errors import InvalidInput
@@ -47,6 +47,11 @@ def test_a_file_is_read(tmp_path: Path):
         (GOOD | {"label": None}, "cases.jsonl:2: .label."),
         (GOOD | {"context": []}, "cases.jsonl:2: .context."),
         (GOOD | {"answer": 5}, "cases.jsonl:2: .answer."),
+        (GOOD | {"answer": ""}, "cases.jsonl:2: .answer. is empty"),
+        (GOOD | {"answer": "a" * 8193}, "at most 8192 characters"),
+        (GOOD | {"question": "a" * 4097}, "at most 4096 characters"),
+        (GOOD | {"context": ["a"] * 21}, "at most 20 texts"),
+        (GOOD | {"context": "a" * 65_537}, "at most 20 texts of 65536 characters"),
         (GOOD, "label 1 and answers with label 0"),
     ],
 )
@@ -99,7 +104,10 @@ async def report_of(value: float | None = 0.9) -> Report:
     async def ask(case: Case) -> Judged:
         return Judged(value if case.supported else 0.1, "measured", ("lexical",))
 
-    return await measure(cases, ask)
+    done: list[int] = []
+    judged = await judge(cases, ask, done.append, concurrency=3)
+    assert done == list(range(1, 21))
+    return report(cases, {GROUNDEDNESS: judged})
 
 
 async def test_groundedness_stands_beside_length_and_overlap(tmp_path: Path):
@@ -119,3 +127,11 @@ async def test_answers_without_a_figure_count_as_nothing_and_are_told():
     found = await report_of(None)
     assert found.auroc[GROUNDEDNESS].value == 0
     assert found.notes == ["10 answers without a figure count as 0."]
+
+
+def test_evidence_that_failed_is_told_for_each_way():
+    cases = [Case(context=("a",), question="", answer="a", supported=n < 2, group=str(n)) for n in range(4)]
+    words, partial = [Judged(0.5, "measured", ("lexical",))] * 4, [Judged(0.5, "partial", ("lexical",))] * 4
+    found = report(cases, {"words": words, "vectors": partial})
+    assert found.statuses == {"words": {"measured": 4}, "vectors": {"partial": 4}}
+    assert found.notes == ["vectors: 4 answers lack evidence that was asked for; they rest on lexical alone."]

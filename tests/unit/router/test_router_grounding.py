@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.domain import Citation, Passage, Span
-from services.router.grounding import MAX_EXTRACT, LexicalGrounding
+from services.router.grounding.case import case_of
+from services.router.grounding.lexical import MAX_EXTRACT, extract
+from services.router.grounding.windows import citation_of
 from tests.fakes.router import passage
 
 TRAVEL = passage(
@@ -25,7 +27,9 @@ ASKED = "How long is a journey, what share of a claim is mine, what of rescue, t
 
 
 def cite(answer: str, question: str = ASKED, *passages: Passage) -> tuple[Citation, ...]:
-    return LexicalGrounding().cite(question, answer, passages or (TRAVEL, PET))
+    case = case_of(question, answer, passages or (TRAVEL, PET))
+    tied = [(claim, case.windows[at]) for claim, at in zip(case.claims, case.tied, strict=True) if at is not None]
+    return tuple(citation_of(Span(claim.start, claim.end), window.passage, window.span) for claim, window in tied)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +118,26 @@ def test_the_title_and_the_head_of_a_table_need_not_be_repeated():
     assert citation.quote == "| Paint | 112 |"
 
 
+def test_a_year_needs_no_unit_but_a_sum_does():
+    text = "In April 1994 the riding club of Oslo moved to Bergen; it cost EUR 1900."
+    assert cite("The riding club moved to Bergen in 1994, in spring.", "?", passage(text))
+    assert not cite("The riding club moved 1900 km to Bergen.", "?", passage(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "If you cannot ride on, the cycle is collected at home.",
+        "The cycle is collected at home without giving a reason.",
+        "The no-claims cycle is collected at home.",
+        "The cycle is collected at home, no more than 9 times.",
+    ],
+)
+def test_a_no_beside_the_statement_does_not_deny_it(text: str):
+    assert cite("The whole cycle is collected at home by our van.", "?", passage(text))
+    assert not cite("The whole cycle is not collected at home by our van.", "?", passage(text))
+
+
 def test_a_short_answer_about_something_else_is_not_cited():
     assert cite("2%", "How far does the sales team want to grow?", passage("| Garage | minus 2% |")) == ()
 
@@ -144,14 +168,14 @@ def test_offsets_count_code_points():
 
 def test_a_long_passage_is_quoted_around_what_was_asked():
     one = passage("Nothing of note. " * 60 + "The excess for hail is EUR 150. " + "More of the same. " * 60)
-    text, citation = LexicalGrounding().extract("What is the excess for hail?", one)
+    text, citation = extract("What is the excess for hail?", one)
     assert text.startswith("The excess for hail is EUR 150.")
     assert len(text) <= MAX_EXTRACT
     assert citation.quote == text
 
 
 def test_a_long_passage_without_sentences_is_cut():
-    text, _ = LexicalGrounding().extract("What?", passage("word " * 500))
+    text, _ = extract("What?", passage("word " * 500))
     assert 0 < len(text) <= MAX_EXTRACT
 
 
@@ -192,9 +216,9 @@ texts = st.lists(words, max_size=40).map(" ".join) | st.text(max_size=80)
 def test_every_citation_is_found_again(answer: str, asked: str, bodies: list[str], start: int):
     passages = [passage(body, number=n, start=start) for n, body in enumerate(bodies)]
     by_chunk = {one.chunk_id: one for one in passages}
-    made = LexicalGrounding().cite(asked, answer, passages)
-    extract, citation = LexicalGrounding().extract(asked, passages[0])
-    assert extract == citation.quote
+    made = cite(answer, asked, *passages)
+    text, citation = extract(asked, passages[0])
+    assert text == citation.quote
     for found in (*made, citation):
         source = by_chunk[found.chunk_id]
         at = found.document_span.start - source.span.start
@@ -207,7 +231,5 @@ def test_every_citation_is_found_again(answer: str, asked: str, bodies: list[str
 
 def test_the_numbers_of_a_list_are_not_cited():
     section = passage("1 Scope\n\nThe cover is for cars.\n\n2 Excesses\n\nThe excess is EUR 80.")
-    cited = LexicalGrounding().cite(
-        "What is the excess?", "1. The excess is EUR 90.\n2. The excess is EUR 70.", [section]
-    )
+    cited = cite("1. The excess is EUR 90.\n2. The excess is EUR 70.", "What is the excess?", section)
     assert cited == ()

@@ -1,15 +1,18 @@
 """Every sentence gets its groundedness and the part of a document that supports it, whatever peers do."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.domain import Passage
+from services.router.domain.domains import Depth
 from services.router.domain.grounding import Groundedness, GroundingStatus, Signal
 from services.router.grounding import SentenceGrounding
-from services.router.grounding.judging import MAX_PAIRS, MAX_SENTENCES, MAX_TEXTS
+from services.router.grounding.asking import MAX_PAIRS, MAX_TEXTS
+from services.router.grounding.case import MAX_SENTENCES
 from tandem.errors import FailedPrecondition, Unavailable
 from tests.fakes.router import passage
 from tests.fakes.router_grounding import WordClassifier, WordEmbedder, WordScorer
@@ -23,20 +26,24 @@ CLUB = passage("Maria Lindqvist founded the riding club in Oslo in 1998.", docum
 ASKED = "What is covered?"
 
 
-async def ground(answer: str, *passages: Passage, question: str = ASKED, **peers: object) -> Groundedness:
-    judge = SentenceGrounding(**peers)  # type: ignore[arg-type]
-    return await judge.ground(question, answer, passages or (TERMS, CLUB), timeout_s=5)
+def judge(**peers: Any) -> SentenceGrounding:
+    fakes = {"embedder": WordEmbedder(), "scorer": WordScorer(), "classifier": WordClassifier()}
+    return SentenceGrounding(**(fakes | peers))
 
 
-async def value(answer: str, **peers: object) -> float:
-    found = (await ground(answer, **peers)).value
+async def ground(
+    answer: str, *passages: Passage, question: str = ASKED, depth: Depth = Depth.WORDS, **peers: Any
+) -> Groundedness:
+    return await judge(**peers).ground(question, answer, passages or (TERMS, CLUB), depth=depth, timeout_s=5)
+
+
+async def value(answer: str, depth: Depth = Depth.WORDS) -> float:
+    found = (await ground(answer, depth=depth)).value
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize(
-    "peers", [{}, {"embedder": WordEmbedder()}, {"embedder": WordEmbedder(), "scorer": WordScorer()}]
-)
+@pytest.mark.parametrize("depth", [Depth.WORDS, Depth.VECTORS, Depth.LIKELIHOOD])
 @pytest.mark.parametrize(
     ("true", "false"),
     [
@@ -48,8 +55,8 @@ async def value(answer: str, **peers: object) -> float:
         ("The riding club was founded in Oslo.", "The riding club was founded in Bergen by Pedro."),
     ],
 )  # fmt: skip
-async def test_what_the_passages_say_is_better_grounded_than_what_they_do_not(true: str, false: str, peers: dict):
-    assert await value(true, **peers) > await value(false, **peers)
+async def test_what_the_passages_say_is_better_grounded_than_what_they_do_not(true: str, false: str, depth: Depth):
+    assert await value(true, depth) > await value(false, depth)
 
 
 async def test_a_false_figure_is_never_grounded_however_much_else_agrees():
@@ -88,49 +95,67 @@ async def test_an_answer_without_words_has_a_status_and_no_figure(answer: str):
 
 
 async def test_without_passages_there_is_a_status_and_no_figure():
-    judge = SentenceGrounding(embedder=WordEmbedder(), scorer=WordScorer())
-    found = await judge.ground(ASKED, "45 days", (), timeout_s=5)
+    found = await judge().ground(ASKED, "45 days", (), depth=Depth.LIKELIHOOD, timeout_s=5)
     assert (found.status, found.value) == (GroundingStatus.NO_PASSAGES, None)
 
 
-async def test_the_result_says_which_signals_it_rests_on():
-    assert (await ground("45 days")).rests_on == (Signal.LEXICAL,)
-    found = await ground("45 days", embedder=WordEmbedder(), scorer=WordScorer())
-    assert found.rests_on == (Signal.LEXICAL, Signal.EMBEDDING, Signal.LIKELIHOOD)
-    assert found.status is GroundingStatus.MEASURED
-    assert {"new", "near", "lost"} <= found.sentences[0].signals.keys()
+async def test_a_depth_asks_the_peers_that_it_names_and_the_result_says_which():
+    for depth, used in (
+        (Depth.WORDS, (Signal.LEXICAL,)),
+        (Depth.VECTORS, (Signal.LEXICAL, Signal.EMBEDDING)),
+        (Depth.LIKELIHOOD, (Signal.LEXICAL, Signal.EMBEDDING, Signal.LIKELIHOOD)),
+        (Depth.ENTAILMENT, (Signal.ENTAILMENT,)),
+    ):
+        peers = {"embedder": WordEmbedder(), "scorer": WordScorer(), "classifier": WordClassifier()}
+        found = await ground("45 days", depth=depth, **peers)
+        assert (found.rests_on, found.status) == (used, GroundingStatus.MEASURED)
+        asked = sum(len(peer.calls) for peer in peers.values())
+        assert asked == found.num_calls <= judge().calls(depth)
 
 
 @pytest.mark.parametrize(
-    ("peers", "reason"),
+    ("peers", "depth", "reason"),
     [
-        ({"scorer": WordScorer(failure=Unavailable("down"))}, "UNAVAILABLE UNAVAILABLE"),
-        ({"scorer": WordScorer(unseen=0.5, failure=TimeoutError())}, "no answer within 5 s"),
-        ({"embedder": WordEmbedder(value=math.nan)}, "a figure is no number"),
-        ({"embedder": WordEmbedder(value=math.inf)}, "a figure is no number"),
-        ({"classifier": WordClassifier(failure=FailedPrecondition("none"))}, "FAILED_PRECONDITION"),
-        ({"classifier": WordClassifier(labels=("a", "b", "c"))}, "no label of support"),
-        ({"classifier": WordClassifier(value=math.nan)}, "no probabilities"),
+        ({"scorer": WordScorer(failure=Unavailable("down"))}, Depth.LIKELIHOOD, "UNAVAILABLE UNAVAILABLE"),
+        ({"scorer": WordScorer(unseen=0.5, failure=TimeoutError())}, Depth.LIKELIHOOD, "no answer within"),
+        ({"embedder": WordEmbedder(value=math.nan)}, Depth.VECTORS, "a figure is no number"),
+        ({"embedder": WordEmbedder(value=math.inf)}, Depth.VECTORS, "a figure is no number"),
+        ({"classifier": WordClassifier(failure=FailedPrecondition("none"))}, Depth.ENTAILMENT, "FAILED_PRECONDITION"),
+        ({"classifier": WordClassifier(labels=("a", "b", "c"))}, Depth.ENTAILMENT, "no label of support"),
+        ({"classifier": WordClassifier(labels=("Entailment",))}, Depth.ENTAILMENT, "no probabilities"),
+        ({"classifier": WordClassifier(value=math.nan)}, Depth.ENTAILMENT, "no probabilities"),
     ],
 )
-async def test_a_peer_that_fails_is_named_and_the_combination_without_it_is_used(peers: dict, reason: str):
+async def test_a_peer_that_fails_is_named_and_the_combination_without_it_is_used(
+    peers: dict[str, Any], depth: Depth, reason: str
+):
     answer = "Business trips are not insured."
-    found = await ground(answer, **peers)
+    found = await ground(answer, depth=depth, **peers)
+    less = {Depth.VECTORS: Depth.WORDS, Depth.LIKELIHOOD: Depth.VECTORS, Depth.ENTAILMENT: Depth.LIKELIHOOD}[depth]
     assert found.status is GroundingStatus.PARTIAL
     assert reason in found.absent[0].reason
-    assert found.rests_on == (Signal.LEXICAL,)
-    assert found.value == await value(answer)
+    assert found.rests_on == (await ground(answer, depth=less)).rests_on
+    assert found.value == await value(answer, less)
+    assert found.num_calls == judge().calls(depth)
 
 
-async def test_a_peer_that_is_late_is_left_out():
-    judge = SentenceGrounding(scorer=WordScorer(delay_s=30))
-    found = await judge.ground(ASKED, "45 days", (TERMS,), timeout_s=0.01)
+async def test_all_peers_down_leaves_the_words():
+    down = Unavailable("down")
+    peers = {"embedder": WordEmbedder(failure=down), "scorer": WordScorer(failure=down)}
+    found = await ground("45 days", depth=Depth.ENTAILMENT, classifier=WordClassifier(failure=down), **peers)
+    assert [one.signal for one in found.absent] == [Signal.ENTAILMENT, Signal.EMBEDDING, Signal.LIKELIHOOD]
+    assert found.value == await value("45 days")
+
+
+async def test_a_peer_that_is_late_is_left_out_and_the_time_is_kept():
+    slow = judge(scorer=WordScorer(delay_s=30))
+    found = await slow.ground(ASKED, "45 days", (TERMS,), depth=Depth.LIKELIHOOD, timeout_s=0.01)
     assert [absent.signal for absent in found.absent] == [Signal.LIKELIHOOD]
 
 
 async def test_a_classifier_of_entailment_takes_the_place_of_the_combination():
     scorer = WordScorer()
-    found = await ground("Business trips are not insured. Cats are.", classifier=WordClassifier(), scorer=scorer)
+    found = await ground("Business trips are not insured. Cats are.", depth=Depth.ENTAILMENT, scorer=scorer)
     assert [one.groundedness for one in found.sentences] == [0.98, 0.02]
     assert found.sentences[0].support is not None
     assert found.sentences[0].support.quote == "Business trips are not insured."
@@ -141,18 +166,18 @@ async def test_one_call_of_bounded_size_goes_to_each_peer():
     long = passage("Rule number five is here. " * 400, document_id="long")
     answer = " ".join(f"Rule {n} concerns horses and carts." for n in range(100))
     embedder, scorer, classifier = WordEmbedder(), WordScorer(), WordClassifier()
-    found = await ground(answer, long, embedder=embedder, scorer=scorer)
+    found = await ground(answer, long, depth=Depth.LIKELIHOOD, embedder=embedder, scorer=scorer)
     assert [len(texts) for texts in embedder.calls] <= [MAX_TEXTS]
     assert [len(items) for items in scorer.calls] == [2]
     assert len(found.sentences) == MAX_SENTENCES
     assert found.sentences[-1].answer_span.end == len(answer)
-    await ground(answer, long, classifier=classifier)
+    await ground(answer, long, depth=Depth.ENTAILMENT, classifier=classifier)
     assert [len(pairs) for pairs in classifier.calls] <= [MAX_PAIRS]
 
 
 async def test_the_likelihood_is_asked_for_with_and_without_the_passages():
     scorer = WordScorer()
-    await ground("45 days", TERMS, scorer=scorer)
+    await ground("45 days", TERMS, depth=Depth.LIKELIHOOD, scorer=scorer)
     told, guessed = scorer.calls[0]
     assert told.text == guessed.text == "45 days"
     assert "Search and rescue" in told.messages[-1].content
@@ -190,9 +215,8 @@ async def test_figures_are_finite_spans_are_found_again_and_nothing_depends_on_c
 ):
     passages = [passage(body, number=n, start=start) for n, body in enumerate(bodies)]
     by_chunk = {one.chunk_id: one for one in passages}
-    peers = {"embedder": WordEmbedder(), "scorer": WordScorer()}
-    found = await ground(answer, *passages, question=asked, **peers)
-    assert found == await ground(answer, *passages, question=asked, **peers)
+    found = await ground(answer, *passages, question=asked, depth=Depth.LIKELIHOOD)
+    assert found == await ground(answer, *passages, question=asked, depth=Depth.LIKELIHOOD)
     assert (found.value is None) == (found.status in (GroundingStatus.NOTHING_SAID, GroundingStatus.NO_PASSAGES))
     assert found.value is None or 0 <= found.value <= 1
     for sentence in found.sentences:
