@@ -646,6 +646,8 @@ class ArmEvidence(_message.Message):
     CITED_SHARE_FIELD_NUMBER: _builtins.int
     ABSTAINED_SHARE_FIELD_NUMBER: _builtins.int
     ACCURACY_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    MEAN_COST_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     """arm is the policy. "finetuned" and "rag" are the pure paths: the answers
     that a cascade accepted or escalated count there, too, without the time of
@@ -661,6 +663,10 @@ class ArmEvidence(_message.Message):
     """cited_share is the share of given answers with at least one citation."""
     abstained_share: _builtins.float
     """abstained_share is the share of questions without an answer."""
+    mean_cost: _builtins.float
+    """mean_cost is the mean price of an answer in the domain's currency; unset
+    where none was measured.
+    """
     @_builtins.property
     def p95_duration(self) -> _duration_pb2.Duration:
         """p95_duration is the time of a whole answer that 95 of 100 did not exceed;
@@ -670,6 +676,12 @@ class ArmEvidence(_message.Message):
     @_builtins.property
     def accuracy(self) -> Global___ArmAccuracy:
         """accuracy is the share of right answers; unset where none was measured."""
+
+    @_builtins.property
+    def feedback(self) -> Global___ArmAccuracy:
+        """feedback is the share of answers that people judged right, of those that
+        they judged; unset where they judged too few.
+        """
 
     def __init__(
         self,
@@ -682,15 +694,19 @@ class ArmEvidence(_message.Message):
         cited_share: _builtins.float | None = ...,
         abstained_share: _builtins.float | None = ...,
         accuracy: Global___ArmAccuracy | None = ...,
+        feedback: Global___ArmAccuracy | None = ...,
+        mean_cost: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_abstained_share", b"_abstained_share", "_cited_share", b"_cited_share", "_mean_input_tokens", b"_mean_input_tokens", "_mean_output_tokens", b"_mean_output_tokens", "abstained_share", b"abstained_share", "accuracy", b"accuracy", "cited_share", b"cited_share", "mean_input_tokens", b"mean_input_tokens", "mean_output_tokens", b"mean_output_tokens", "p95_duration", b"p95_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_abstained_share", b"_abstained_share", "_cited_share", b"_cited_share", "_mean_cost", b"_mean_cost", "_mean_input_tokens", b"_mean_input_tokens", "_mean_output_tokens", b"_mean_output_tokens", "abstained_share", b"abstained_share", "accuracy", b"accuracy", "cited_share", b"cited_share", "feedback", b"feedback", "mean_cost", b"mean_cost", "mean_input_tokens", b"mean_input_tokens", "mean_output_tokens", b"mean_output_tokens", "p95_duration", b"p95_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_abstained_share", b"_abstained_share", "_cited_share", b"_cited_share", "_mean_input_tokens", b"_mean_input_tokens", "_mean_output_tokens", b"_mean_output_tokens", "abstained_share", b"abstained_share", "accuracy", b"accuracy", "arm", b"arm", "cited_share", b"cited_share", "mean_input_tokens", b"mean_input_tokens", "mean_output_tokens", b"mean_output_tokens", "num_answers", b"num_answers", "p95_duration", b"p95_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_abstained_share", b"_abstained_share", "_cited_share", b"_cited_share", "_mean_cost", b"_mean_cost", "_mean_input_tokens", b"_mean_input_tokens", "_mean_output_tokens", b"_mean_output_tokens", "abstained_share", b"abstained_share", "accuracy", b"accuracy", "arm", b"arm", "cited_share", b"cited_share", "feedback", b"feedback", "mean_cost", b"mean_cost", "mean_input_tokens", b"mean_input_tokens", "mean_output_tokens", b"mean_output_tokens", "num_answers", b"num_answers", "p95_duration", b"p95_duration"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__abstained_share: _TypeAlias = _typing.Literal["abstained_share"]  # noqa: Y015
     _WhichOneofArgType__abstained_share: _TypeAlias = _typing.Literal["_abstained_share", b"_abstained_share"]  # noqa: Y015
     _WhichOneofReturnType__cited_share: _TypeAlias = _typing.Literal["cited_share"]  # noqa: Y015
     _WhichOneofArgType__cited_share: _TypeAlias = _typing.Literal["_cited_share", b"_cited_share"]  # noqa: Y015
+    _WhichOneofReturnType__mean_cost: _TypeAlias = _typing.Literal["mean_cost"]  # noqa: Y015
+    _WhichOneofArgType__mean_cost: _TypeAlias = _typing.Literal["_mean_cost", b"_mean_cost"]  # noqa: Y015
     _WhichOneofReturnType__mean_input_tokens: _TypeAlias = _typing.Literal["mean_input_tokens"]  # noqa: Y015
     _WhichOneofArgType__mean_input_tokens: _TypeAlias = _typing.Literal["_mean_input_tokens", b"_mean_input_tokens"]  # noqa: Y015
     _WhichOneofReturnType__mean_output_tokens: _TypeAlias = _typing.Literal["mean_output_tokens"]  # noqa: Y015
@@ -699,6 +715,8 @@ class ArmEvidence(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__abstained_share) -> _WhichOneofReturnType__abstained_share | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cited_share) -> _WhichOneofReturnType__cited_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_cost) -> _WhichOneofReturnType__mean_cost | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_input_tokens) -> _WhichOneofReturnType__mean_input_tokens | None: ...
     @_typing.overload

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/v1/audit_service.proto\x12\ttandem.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x04\n\x0b\x41uditRecord\x12\x0e\n\x06writer\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x11\n\tanswer_id\x18\x03 \x01(\t\x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.tandem.v1.AuditRecord.Kind\x12/\n\x07outcome\x18\x05 \x01(\x0e\x32\x1e.tandem.v1.AuditRecord.Outcome\x12/\n\x0brecord_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07subject\x18\x07 \x01(\t\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x14\n\x0cpayload_json\x18\t \x01(\t\x12\x15\n\rprevious_hash\x18\n \x01(\t\x12\x0c\n\x04hash\x18\x0b \x01(\t\">\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_OPENED\x10\x01\x12\x0f\n\x0bKIND_CLOSED\x10\x02\"\x93\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ANSWERED\x10\x01\x12\x15\n\x11OUTCOME_ABSTAINED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_CANCELLED\x10\x04\x12\x17\n\x13OUTCOME_INTERRUPTED\x10\x05\"+\n\x16GetAuditRecordsRequest\x12\x11\n\tanswer_id\x18\x01 \x01(\t\"B\n\x17GetAuditRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.tandem.v1.AuditRecord\"\x9e\x01\n\x17ListAuditRecordsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x18ListAuditRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.tandem.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x19\n\x17VerifyAuditChainRequest\"B\n\x18VerifyAuditChainResponse\x12&\n\x06\x63hains\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ChainReport\"\xa0\x01\n\x0b\x43hainReport\x12\x0e\n\x06writer\x18\x01 \x01(\t\x12\x13\n\x0bnum_records\x18\x02 \x01(\x03\x12\x0e\n\x06intact\x18\x03 \x01(\x08\x12!\n\x14\x66irst_fault_sequence\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05\x66\x61ult\x18\x05 \x01(\t\x12\x11\n\thead_hash\x18\x06 \x01(\tB\x17\n\x15_first_fault_sequence2\xa2\x02\n\x0c\x41uditService\x12X\n\x0fGetAuditRecords\x12!.tandem.v1.GetAuditRecordsRequest\x1a\".tandem.v1.GetAuditRecordsResponse\x12[\n\x10ListAuditRecords\x12\".tandem.v1.ListAuditRecordsRequest\x1a#.tandem.v1.ListAuditRecordsResponse\x12[\n\x10VerifyAuditChain\x12\".tandem.v1.VerifyAuditChainRequest\x1a#.tandem.v1.VerifyAuditChainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/v1/audit_service.proto\x12\ttandem.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x04\n\x0b\x41uditRecord\x12\x0e\n\x06writer\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x11\n\tanswer_id\x18\x03 \x01(\t\x12)\n\x04kind\x18\x04 \x01(\x0e\x32\x1b.tandem.v1.AuditRecord.Kind\x12/\n\x07outcome\x18\x05 \x01(\x0e\x32\x1e.tandem.v1.AuditRecord.Outcome\x12/\n\x0brecord_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07subject\x18\x07 \x01(\t\x12\x0e\n\x06tenant\x18\x08 \x01(\t\x12\x14\n\x0cpayload_json\x18\t \x01(\t\x12\x15\n\rprevious_hash\x18\n \x01(\t\x12\x0c\n\x04hash\x18\x0b \x01(\t\"Q\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_OPENED\x10\x01\x12\x0f\n\x0bKIND_CLOSED\x10\x02\x12\x11\n\rKIND_FEEDBACK\x10\x03\"\x93\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x14\n\x10OUTCOME_ANSWERED\x10\x01\x12\x15\n\x11OUTCOME_ABSTAINED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_CANCELLED\x10\x04\x12\x17\n\x13OUTCOME_INTERRUPTED\x10\x05\"+\n\x16GetAuditRecordsRequest\x12\x11\n\tanswer_id\x18\x01 \x01(\t\"B\n\x17GetAuditRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.tandem.v1.AuditRecord\"\x9e\x01\n\x17ListAuditRecordsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x18ListAuditRecordsResponse\x12\'\n\x07records\x18\x01 \x03(\x0b\x32\x16.tandem.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x19\n\x17VerifyAuditChainRequest\"B\n\x18VerifyAuditChainResponse\x12&\n\x06\x63hains\x18\x01 \x03(\x0b\x32\x16.tandem.v1.ChainReport\"\xa0\x01\n\x0b\x43hainReport\x12\x0e\n\x06writer\x18\x01 \x01(\t\x12\x13\n\x0bnum_records\x18\x02 \x01(\x03\x12\x0e\n\x06intact\x18\x03 \x01(\x08\x12!\n\x14\x66irst_fault_sequence\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05\x66\x61ult\x18\x05 \x01(\t\x12\x11\n\thead_hash\x18\x06 \x01(\tB\x17\n\x15_first_fault_sequence2\xa2\x02\n\x0c\x41uditService\x12X\n\x0fGetAuditRecords\x12!.tandem.v1.GetAuditRecordsRequest\x1a\".tandem.v1.GetAuditRecordsResponse\x12[\n\x10ListAuditRecords\x12\".tandem.v1.ListAuditRecordsRequest\x1a#.tandem.v1.ListAuditRecordsResponse\x12[\n\x10VerifyAuditChain\x12\".tandem.v1.VerifyAuditChainRequest\x1a#.tandem.v1.VerifyAuditChainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,25 +33,25 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.audit_service_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AUDITRECORD']._serialized_start=78
-  _globals['_AUDITRECORD']._serialized_end=591
+  _globals['_AUDITRECORD']._serialized_end=610
   _globals['_AUDITRECORD_KIND']._serialized_start=379
-  _globals['_AUDITRECORD_KIND']._serialized_end=441
-  _globals['_AUDITRECORD_OUTCOME']._serialized_start=444
-  _globals['_AUDITRECORD_OUTCOME']._serialized_end=591
-  _globals['_GETAUDITRECORDSREQUEST']._serialized_start=593
-  _globals['_GETAUDITRECORDSREQUEST']._serialized_end=636
-  _globals['_GETAUDITRECORDSRESPONSE']._serialized_start=638
-  _globals['_GETAUDITRECORDSRESPONSE']._serialized_end=704
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=707
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=865
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=867
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=959
-  _globals['_VERIFYAUDITCHAINREQUEST']._serialized_start=961
-  _globals['_VERIFYAUDITCHAINREQUEST']._serialized_end=986
-  _globals['_VERIFYAUDITCHAINRESPONSE']._serialized_start=988
-  _globals['_VERIFYAUDITCHAINRESPONSE']._serialized_end=1054
-  _globals['_CHAINREPORT']._serialized_start=1057
-  _globals['_CHAINREPORT']._serialized_end=1217
-  _globals['_AUDITSERVICE']._serialized_start=1220
-  _globals['_AUDITSERVICE']._serialized_end=1510
+  _globals['_AUDITRECORD_KIND']._serialized_end=460
+  _globals['_AUDITRECORD_OUTCOME']._serialized_start=463
+  _globals['_AUDITRECORD_OUTCOME']._serialized_end=610
+  _globals['_GETAUDITRECORDSREQUEST']._serialized_start=612
+  _globals['_GETAUDITRECORDSREQUEST']._serialized_end=655
+  _globals['_GETAUDITRECORDSRESPONSE']._serialized_start=657
+  _globals['_GETAUDITRECORDSRESPONSE']._serialized_end=723
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=726
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=884
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=886
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=978
+  _globals['_VERIFYAUDITCHAINREQUEST']._serialized_start=980
+  _globals['_VERIFYAUDITCHAINREQUEST']._serialized_end=1005
+  _globals['_VERIFYAUDITCHAINRESPONSE']._serialized_start=1007
+  _globals['_VERIFYAUDITCHAINRESPONSE']._serialized_end=1073
+  _globals['_CHAINREPORT']._serialized_start=1076
+  _globals['_CHAINREPORT']._serialized_end=1236
+  _globals['_AUDITSERVICE']._serialized_start=1239
+  _globals['_AUDITSERVICE']._serialized_end=1529
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,8 @@ class AuditRecord(_message.Message):
         """KIND_OPENED was written before the first token left."""
         KIND_CLOSED: AuditRecord._Kind.ValueType  # 2
         """KIND_CLOSED was written before the final answer left."""
+        KIND_FEEDBACK: AuditRecord._Kind.ValueType  # 3
+        """KIND_FEEDBACK was written before SubmitFeedback returned."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """Kind is what the record reports."""
@@ -48,6 +50,8 @@ class AuditRecord(_message.Message):
     """KIND_OPENED was written before the first token left."""
     KIND_CLOSED: AuditRecord.Kind.ValueType  # 2
     """KIND_CLOSED was written before the final answer left."""
+    KIND_FEEDBACK: AuditRecord.Kind.ValueType  # 3
+    """KIND_FEEDBACK was written before SubmitFeedback returned."""
 
     class _Outcome:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -56,7 +60,7 @@ class AuditRecord(_message.Message):
     class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[AuditRecord._Outcome.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         OUTCOME_UNSPECIFIED: AuditRecord._Outcome.ValueType  # 0
-        """OUTCOME_UNSPECIFIED is the outcome of a record that opens an answer."""
+        """OUTCOME_UNSPECIFIED is the outcome of a record that closes no answer."""
         OUTCOME_ANSWERED: AuditRecord._Outcome.ValueType  # 1
         """OUTCOME_ANSWERED means that an answer was given."""
         OUTCOME_ABSTAINED: AuditRecord._Outcome.ValueType  # 2
@@ -74,7 +78,7 @@ class AuditRecord(_message.Message):
         """Outcome is how an answer ended."""
 
     OUTCOME_UNSPECIFIED: AuditRecord.Outcome.ValueType  # 0
-    """OUTCOME_UNSPECIFIED is the outcome of a record that opens an answer."""
+    """OUTCOME_UNSPECIFIED is the outcome of a record that closes no answer."""
     OUTCOME_ANSWERED: AuditRecord.Outcome.ValueType  # 1
     """OUTCOME_ANSWERED means that an answer was given."""
     OUTCOME_ABSTAINED: AuditRecord.Outcome.ValueType  # 2
@@ -110,14 +114,15 @@ class AuditRecord(_message.Message):
     outcome: Global___AuditRecord.Outcome.ValueType
     """outcome is how the answer ended."""
     subject: _builtins.str
-    """subject is who asked."""
+    """subject is who asked; of feedback, who judged."""
     tenant: _builtins.str
     """tenant is on whose behalf."""
     payload_json: _builtins.str
     """payload_json is what is recorded, as a JSON object: for an opened record
     the question and its policy, for a closed one the answer, decision,
     citations, lineage, confidence, usage and timings, and the lineages of
-    all drafts on the way, of those discarded or broken off as well.
+    all drafts on the way, of those discarded or broken off as well; for
+    feedback the verdict and what was known of the answer.
     """
     previous_hash: _builtins.str
     """previous_hash is hash of the record before it in the chain; 64 zeros for
@@ -186,7 +191,9 @@ class GetAuditRecordsResponse(_message.Message):
     RECORDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditRecord]:
-        """records are one opened record and, once the answer has ended, one closed."""
+        """records are one opened record, once the answer has ended one closed, then
+        its feedback in the order in which it came.
+        """
 
     def __init__(
         self,
