@@ -57,9 +57,28 @@ def states(policy: str) -> Iterator[FakePaths]:
     matters = {name: values if name in MATTERS[policy] else values[:1] for name, values in STATES.items()}
     for values in product(*matters.values()):
         state = {name: value for name, value in zip(matters, values, strict=True) if value is not None}
-        if isinstance(state["place"], PartDown) != ("vector" in state):
+        # The place is known by the embedding alone.
+        if state["place"] in ((INSIDE, OUTSIDE) if "vector" in state else (NO_EMBEDDER,)):
             continue
         yield FakePaths(**state)
+
+
+def needed(policy: str, one: Ended) -> Iterator[tuple[str, object]]:
+    """Yields what was asked and would have added to the answer, with its state."""
+    paths, calls = one.paths, {call.partition(" ")[0] for call in one.paths.calls}
+    if "scope" in calls:
+        yield "embedder", paths.place
+    if policy == "dual" and paths.kinds()[-1] == "accept:finetuned":
+        return  # whatever the reading beside it would have brought
+    if "search" in calls:
+        # Without documents nothing lacks the vector to find them by.
+        yield ("retriever", paths.passages) if isinstance(paths.passages, PartDown) else ("embedder", paths.vector)
+    if "finetuned" in calls and paths.place is not OUTSIDE:
+        yield "generator", paths.adapter
+    if "read" in calls:
+        yield "generator", paths.reading
+    if "blend" in calls:
+        yield "generator", paths.blended
 
 
 EVERY_POLICY = pytest.mark.parametrize("policy", POLICIES)
@@ -71,6 +90,18 @@ async def test_where_a_search_is_possible_there_is_an_answer(policy: str):
         return
     lost = [one for one in await ended(policy) if not isinstance(one.paths.passages, Exception) and one.error]
     assert lost == []
+
+
+@EVERY_POLICY
+async def test_what_passages_answer_is_answered_without_an_adapter(policy: str):
+    if policy == "finetuned":
+        return
+    for one in await ended(policy):
+        readable = one.paths.reading is NO_GENERATOR or one.paths.reading is STATES["reading"][0]
+        if one.paths.passages is PASSAGES and readable and not isinstance(one.paths.adapter, Draft):
+            assert one.draft is not None
+            assert not one.draft.abstained
+            assert one.draft.citations or one.paths.calls[-1] == "quote"
 
 
 @EVERY_POLICY
@@ -99,23 +130,7 @@ async def test_an_answer_without_a_part_that_was_asked_names_it(policy: str):
     for one in await ended(policy):
         if one.draft is None:
             continue
-        asked = {call.partition(" ")[0] for call in one.paths.calls}
-        if one.paths.place is OUTSIDE:
-            asked -= {"finetuned"}  # whose draft would not count
-        missing = {
-            part
-            for part, calls, state in (
-                ("embedder", {"embed", "scope"}, one.paths.vector),
-                ("retriever", {"search"}, one.paths.passages),
-                ("generator", {"finetuned"}, one.paths.adapter),
-                ("generator", {"read"}, one.paths.reading),
-                ("generator", {"blend"}, one.paths.blended),
-            )
-            if calls & asked and isinstance(state, PartDown)
-        }
-        if policy == "dual" and one.paths.kinds()[-1] == "accept:finetuned":
-            # An accepted draft lacks nothing that the reading beside it would have brought.
-            missing &= {"embedder"}
+        missing = {part for part, state in needed(policy, one) if isinstance(state, PartDown)}
         assert missing <= set(one.paths.degraded), (missing, one.paths)
 
 
