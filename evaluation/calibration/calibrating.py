@@ -85,10 +85,15 @@ def measure(found: Interval) -> dict[str, float]:
     return {"value": float(found.value), "low": float(found.low), "high": float(found.high)}
 
 
-def calibrate(rows: Sequence[Row], wish: Wish) -> Calibration:
-    """Fits, certifies and measures; raises InvalidInput where there are too few questions or nothing to tell from."""
+def calibrate(rows: Sequence[Row], wish: Wish, *, fit_too: Sequence[Row] = ()) -> Calibration:
+    """Fits, certifies and measures; raises InvalidInput where there are too few questions or nothing to tell from.
+
+    `fit_too` are answers that were not drawn at random, such as those that people judged: the confidence is fitted on
+    them too, but they never certify.
+    """
     _check(rows, wish)
     fitting, certifying = split(rows, share=wish.fitting_share, seed=wish.seed)
+    fitting += fit_too
     given, held = [row for row in fitting if not row.abstained], [row for row in certifying if not row.abstained]
     if not given or not held:
         raise InvalidInput("hardly any answer is one: the adapter abstains. Calibrate an adapter that answers")

@@ -78,6 +78,27 @@ class ScopeFit:
         }
 
 
+def read_scope(part: Any) -> tuple[Space, float, str]:
+    """Returns the space of an artefact's part, the greatest distance inside, and the SHA-256 of its embedder.
+
+    Raises InvalidInput where the artefact has no scope.
+    """
+    if not isinstance(part, dict):
+        raise InvalidInput(
+            "the calibration has no scope; calibrate with --scope-data, the adapter's training questions"
+        )
+    try:
+        dimension = int(part["dimension"])
+        rows = _unpacked(part["rows"], dimension)
+        precision = _unpacked(part["precision"], dimension) if part["method"] == MAHALANOBIS else None
+        space = Space(str(part["method"]), int(part["neighbours"]), rows, precision)
+        return space, float(part["threshold"]), str(part["embedder_sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"the calibration's scope is broken ({error!r}); write it anew with `tandem calibrate`"
+        ) from None
+
+
 def knn(training: Any, *, neighbours: int = 3) -> Space:
     """Returns the space of an adapter's training questions, (N, D); their embeddings need not have unit length."""
     rows = _units(training)
@@ -151,3 +172,7 @@ def _rounded(matrix: Any) -> Floats:
 
 def _packed(matrix: Floats) -> str:
     return base64.b64encode(matrix.astype("<f4").tobytes()).decode("ascii")
+
+
+def _unpacked(text: str, dimension: int) -> Floats:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(-1, dimension).astype(np.float64)

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from evaluation.retrieval.beir import Benchmark, Entry
@@ -72,12 +72,18 @@ class Shelf:
         Everything is sent; what is there already in the same form costs the retriever a comparison. A broken stream is
         taken up where its acknowledgements ended.
         """
-        filed, started = Filed(), asyncio.get_running_loop().time()
-        wanted = {self.document_id(name) for name in benchmark.documents}
+        filed = Filed()
+        return await self.put(benchmark.documents, self._with_text(benchmark, filed), filed, on_progress)
+
+    async def put(
+        self, names: Collection[str], uploads: Iterator[tuple[str, Upload]], filed: Filed, on_progress: Progress
+    ) -> Filed:
+        """Does the same with uploads of these names; their ids and labels are replaced by those that they have here."""
+        started = asyncio.get_running_loop().time()
+        wanted = {self.document_id(name) for name in names}
         old = [document_id for document_id in await self._held() if document_id not in wanted]
         filed.num_removed = await self._remove(old, "removing what the corpus no longer has", on_progress)
-        entries = self._with_text(benchmark, filed)
-        while batch := deque(islice(entries, _BATCH)):
+        while batch := deque(islice(uploads, _BATCH)):
             await self._send(batch, filed, lambda: on_progress("ingesting", _count(filed), len(wanted)))
         filed.seconds = asyncio.get_running_loop().time() - started
         return filed
@@ -86,14 +92,14 @@ class Shelf:
         """Removes every document of this corpus that the caller may see, and returns how many there were."""
         return await self._remove(await self._held(), "removing the corpus", on_progress)
 
-    def _with_text(self, benchmark: Benchmark, filed: Filed) -> Iterator[Entry]:
+    def _with_text(self, benchmark: Benchmark, filed: Filed) -> Iterator[tuple[str, Upload]]:
         for entry in benchmark.entries():
             if entry.text.strip() or entry.title.strip():
-                yield entry
+                yield entry.name, _upload(entry)
             else:
                 filed.empty.append(entry.name)
 
-    async def _send(self, batch: deque[Entry], filed: Filed, told: Callable[[], None]) -> None:
+    async def _send(self, batch: deque[tuple[str, Upload]], filed: Filed, told: Callable[[], None]) -> None:
         """Sends documents until each has its result; raises where a stream breaks again and again without any."""
         tries = 0
         while batch:
@@ -106,34 +112,25 @@ class Shelf:
                     raise
                 await asyncio.sleep(max(_PAUSE_S, error.retry_after_s if isinstance(error, Overloaded) else 0.0))
 
-    async def _stream(self, batch: deque[Entry], filed: Filed, told: Callable[[], None]) -> None:
-        uploads = [self._upload(entry) for entry in batch]
+    async def _stream(self, batch: deque[tuple[str, Upload]], filed: Filed, told: Callable[[], None]) -> None:
+        uploads = [self._labelled(name, upload) for name, upload in batch]
         events: AsyncIterator[retriever.IngestDocumentsResponse] = self._client.ingest(
             uploads, timeout=_STREAM_TIMEOUT_S
         )
         async for event in events:
             if event.WhichOneof("event") != "result":
                 continue
-            result, entry = event.result, batch.popleft()
+            result, (name, _) = event.result, batch.popleft()
             filed.num_chunks += result.num_chunks
             filed.num_indexed += result.state == retriever.IngestResult.STATE_INDEXED
             filed.num_unchanged += result.state == retriever.IngestResult.STATE_UNCHANGED
             if result.state == retriever.IngestResult.STATE_REJECTED:
-                filed.rejected.append((entry.name, result.error.message))
+                filed.rejected.append((name, result.error.message))
             told()
 
-    def _upload(self, entry: Entry) -> Upload:
-        # Where there is no title the source takes its place in front of every chunk, hence one that says nothing.
-        title = " ".join(entry.title.split())[:_MAX_TITLE]
-        return Upload(
-            document_id=self.document_id(entry.name),
-            source="-",
-            media_type="text/plain",
-            data=(entry.text if entry.text.strip() else entry.title).encode(),
-            title=title,
-            groups=self._groups,
-            attributes={LABEL: self.name},
-        )
+    def _labelled(self, name: str, upload: Upload) -> Upload:
+        attributes = {**upload.attributes, LABEL: self.name}
+        return replace(upload, document_id=self.document_id(name), groups=self._groups, attributes=attributes)
 
     async def _held(self) -> list[str]:
         return [
@@ -167,6 +164,17 @@ class Shelf:
                 await asyncio.sleep(max(_PAUSE_S, error.retry_after_s if isinstance(error, Overloaded) else 0.0))
             else:
                 return
+
+
+def _upload(entry: Entry) -> Upload:
+    # Where there is no title the source takes its place in front of every chunk, hence one that says nothing.
+    return Upload(
+        document_id=entry.name,
+        source="-",
+        media_type="text/plain",
+        data=(entry.text if entry.text.strip() else entry.title).encode(),
+        title=" ".join(entry.title.split())[:_MAX_TITLE],
+    )
 
 
 def slug(name: str) -> str:

@@ -1,0 +1,1 @@
+"""Measures how well questions inside an adapter's scope are told from those outside."""
