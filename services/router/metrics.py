@@ -50,6 +50,12 @@ class RouterMetrics:
             ["component"],
             registry=registry,
         )
+        self.domain_loads = Counter(
+            "tandem_router_domain_loads_total",
+            "Files of domains that were new or changed: good, faulty (the last good version stays in use) or removed.",
+            ["outcome"],
+            registry=registry,
+        )
         self.refused = Counter(
             "tandem_router_refused_total",
             "Questions refused at the door because too many were waiting.",
@@ -93,4 +99,16 @@ class RouterMetrics:
         )
         self.audit_failures = Counter(
             "tandem_router_audit_failures_total", "Audit entries that could not be written.", registry=registry
+        )
+        self.feedback = Counter(
+            "tandem_router_feedback_total",
+            "Verdicts of people that were recorded, by the policy that decided and the path whose text they judged.",
+            ["policy", "route", "verdict"],
+            registry=registry,
+        )
+        self.deflected_tickets = Counter(
+            "tandem_router_deflected_tickets_total",
+            "Answers that saved a ticket or a call, as people said, by the policy that decided.",
+            ["policy"],
+            registry=registry,
         )

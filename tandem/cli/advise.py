@@ -173,13 +173,16 @@ def _contradiction(found: advice_pb2.EvidenceContradiction) -> str:
 
 
 def _arms(evidence: advice_pb2.DomainEvidence) -> Table:
-    table = Table("policy", "answers", "p95", "cited", "abstained", "right", box=None, header_style="dim")
+    table = Table(
+        "policy", "answers", "p95", "cited", "abstained", "right", "judged", "cost", box=None, header_style="dim"
+    )
     for arm in evidence.arms:
         p95 = f"{arm.p95_duration.ToTimedelta().total_seconds() * 1000:.0f} ms" if arm.HasField("p95_duration") else "-"
         right = f"{arm.accuracy.metric} {arm.accuracy.value:.2f}" if arm.HasField("accuracy") else "-"
-        table.add_row(
-            arm.arm, f"{arm.num_answers:,}", p95, _share(arm, "cited_share"), _share(arm, "abstained_share"), right
-        )
+        judged = f"{arm.feedback.value:.0%} of {arm.feedback.num_questions:,}" if arm.HasField("feedback") else "-"
+        cost = f"{arm.mean_cost:,.6f}" if arm.HasField("mean_cost") else "-"
+        shares = _share(arm, "cited_share"), _share(arm, "abstained_share")
+        table.add_row(arm.arm, f"{arm.num_answers:,}", p95, *shares, right, judged, cost)
     if evidence.HasField("collection"):
         found = evidence.collection
         days = found.window_duration.ToTimedelta().days

@@ -1,9 +1,11 @@
 """Profiles and evidence for tests of the advisor, and strategies that draw them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
 
+from services.router.domain import LabelCondition
 from services.router.domain.advice import (
     LEVELS,
     Accuracy,
@@ -15,6 +17,7 @@ from services.router.domain.advice import (
 )
 from services.router.domain.profiles import profile_of
 from tandem.errors import TandemError
+from tandem.security import Principal
 
 COSTS = Costs(
     per_1000_input_tokens=0.002,
@@ -60,9 +63,13 @@ class FakeDocuments:
 
     def __init__(self, held: CollectionEvidence | TandemError) -> None:
         self.held = held
+        self.narrowed: tuple[LabelCondition, ...] = ()
 
-    async def changes(self, *, window_days: int, timeout_s: float) -> CollectionEvidence:
+    async def changes(
+        self, *, window_days: int, documents: Sequence[LabelCondition] = (), timeout_s: float
+    ) -> CollectionEvidence:
         """Returns the counts."""
+        self.narrowed = tuple(documents)
         if isinstance(self.held, TandemError):
             raise self.held
         return self.held
@@ -75,9 +82,9 @@ class FakeEvidence:
         self.held = held
         self.asked: list[tuple[str, str]] = []
 
-    async def gather(self, *, tenant: str, domain: str, timeout_s: float) -> Evidence:
+    async def gather(self, *, principal: Principal, domain: str, timeout_s: float) -> Evidence:
         """Returns what it holds."""
-        self.asked.append((tenant, domain))
+        self.asked.append((principal.tenant, domain))
         return self.held
 
 

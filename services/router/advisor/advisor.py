@@ -1,15 +1,9 @@
-"""The advisor: what is measured of a domain, and the advice for a profile."""
+"""The advisor: the advice for a profile, with what was measured beside it."""
 
 from services.router.advisor import comparing, deciding, evidence
 from services.router.advisor.framework import Framework
 from services.router.advisor.reading import read
-from services.router.advisor.window import AnswerWindow
-from services.router.domain.advice import Advice, Approach, CollectionEvidence, Evidence, Profile
-from services.router.domain.ports import Documents
-from tandem.errors import TandemError
-
-WINDOW_DAYS = 7
-_SHARE = 0.8
+from services.router.domain.advice import Advice, Approach, Evidence, Profile
 
 
 class Advisor:
@@ -50,37 +44,3 @@ class Advisor:
             and (not duty.approaches or found.leaf.approach in duty.approaches)
             and (not duty.patterns or found.leaf.pattern in duty.patterns)
         ]
-
-
-class LiveEvidence:
-    """Implements services.router.domain.EvidenceSource by the newest answers and the collection's documents."""
-
-    def __init__(self, window: AnswerWindow, documents: Documents) -> None:
-        self._window = window
-        self._documents = documents
-
-    async def gather(self, *, tenant: str, domain: str, timeout_s: float) -> Evidence:
-        """Returns what could be measured, and says what could not."""
-        collection: CollectionEvidence | None = None
-        missing = []
-        try:
-            collection = await self._documents.changes(window_days=WINDOW_DAYS, timeout_s=timeout_s * _SHARE)
-        except TandemError as error:
-            missing.append(f"how the documents change: {error.message}")
-        seen = self._window.evidence(tenant=tenant, domain=domain)
-        missing += [
-            f"{arm.arm}: {arm.num_answers} of {self._window.min_answers} answers that it takes"
-            for arm in seen.arms
-            if arm.num_answers < self._window.min_answers
-        ]
-        if not seen.arms:
-            missing.append("answers: none were given in this domain since the router started")
-        if all(arm.accuracy is None for arm in seen.arms):
-            missing.append("accuracy: nothing tells which answers were right")
-        return Evidence(
-            arms=seen.arms,
-            collection=collection,
-            escalated_share=seen.escalated_share,
-            unencrypted_adapters=seen.unencrypted_adapters,
-            missing=tuple(missing),
-        )

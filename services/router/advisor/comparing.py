@@ -62,7 +62,7 @@ def _measured(figure: str, arm: ArmEvidence) -> str:
     if figure == "p95":
         return "" if arm.p95_ms is None else f"{arm.p95_ms:.0f} ms over {over}"
     if figure == "accuracy":
-        found = arm.accuracy
+        found = arm.accuracy or arm.feedback
         if found is None:
             return ""
         return (

@@ -6,6 +6,7 @@ from services.router.advisor.deciding import decide, told, with_level
 from services.router.advisor.framework import Framework
 from services.router.domain.advice import (
     PATTERNS,
+    Accuracy,
     ArmEvidence,
     CollectionEvidence,
     Compliance,
@@ -117,28 +118,31 @@ def _encryption(profile: Profile, evidence: Evidence) -> Iterator[Contradiction]
 
 
 def _accuracy(evidence: Evidence, pattern: str) -> Iterator[Contradiction]:
-    """Yields the arm that beats the advised one beyond both intervals, the best of them."""
-    advised = evidence.arm(pattern)
-    if advised is None or advised.accuracy is None:
-        return
-    ours = advised.accuracy
+    """Yields the arm that beats the advised one beyond both intervals, the best by evaluation and by feedback."""
+    for measured in (
+        {arm.arm: arm.accuracy for arm in evidence.arms if arm.accuracy is not None},
+        {arm.arm: arm.feedback for arm in evidence.arms if arm.feedback is not None},
+    ):
+        if pattern in measured:
+            yield from _better(measured, pattern)
+
+
+def _better(measured: dict[str, Accuracy], pattern: str) -> Iterator[Contradiction]:
+    ours = measured[pattern]
     better = [
-        (arm.accuracy, arm.arm)
-        for arm in evidence.arms
-        if arm.arm in _APPROACHES
-        and arm.accuracy is not None
-        and arm.accuracy.metric == ours.metric
-        and arm.accuracy.low > ours.high
+        (found, name)
+        for name, found in measured.items()
+        if name in _APPROACHES and found.metric == ours.metric and found.low > ours.high
     ]
     if better:
         best, name = max(better, key=lambda one: (one[0].value, one[1]))
-        measured = f"{ours.metric} {best.value:.2f} [{best.low:.2f}, {best.high:.2f}] by {name}"
+        said = f"{ours.metric} {best.value:.2f} [{best.low:.2f}, {best.high:.2f}] by {name}"
         yield Contradiction(
             factor=None,
             declared=f"{pattern} is advised",
-            measured=measured,
+            measured=said,
             text=f"{pattern} is advised and reached {ours.metric} {ours.value:.2f} [{ours.low:.2f}, {ours.high:.2f}], "
-            f"but {measured} is better beyond the intervals",
+            f"but {said} is better beyond the intervals",
             approach=_APPROACHES[name],
             pattern=name,
         )

@@ -6,6 +6,6 @@
 from services.router.audit.log import AuditLog
 from services.router.audit.payload import Payloads
 from services.router.audit.reader import AuditReader
-from services.router.audit.records import canonical, hash_record, parse_timestamp
+from services.router.audit.records import canonical, feedback_number, hash_record, parse_timestamp
 
-__all__ = ["AuditLog", "AuditReader", "Payloads", "canonical", "hash_record", "parse_timestamp"]
+__all__ = ["AuditLog", "AuditReader", "Payloads", "canonical", "feedback_number", "hash_record", "parse_timestamp"]

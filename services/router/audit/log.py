@@ -18,9 +18,18 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.router.audit.payload import Payloads
-from services.router.audit.records import CLOSED, GENESIS, OPENED, canonical, hash_record, timestamp
+from services.router.audit.records import (
+    CLOSED,
+    GENESIS,
+    OPENED,
+    canonical,
+    feedback_kind,
+    hash_record,
+    timestamp,
+)
 from services.router.audit.schema import Release, heads, hold_chain, open_engine, records
 from services.router.domain import AuditRecord, Closing, Opening, Outcome
+from services.router.domain.feedback import JudgedAnswer, Judgement
 from services.router.metrics import RouterMetrics
 from tandem.errors import ConfigError, Unavailable
 
@@ -48,7 +57,7 @@ class _Head:
 
 
 class AuditLog:
-    """Appends to one writer's chain; implements services.router.domain.Audit.
+    """Appends to one writer's chain; implements services.router.domain.Audit and FeedbackLog.
 
     `start` and `stop` block and are called off the event loop, or before it serves.
     """
@@ -131,6 +140,19 @@ class AuditLog:
                 subject=closing.principal.subject,
                 tenant=closing.principal.tenant,
                 payload_json=self._payloads.closed(closing),
+            )
+        )
+
+    async def judge(self, answer: JudgedAnswer, judgement: Judgement, *, subject: str) -> None:
+        """Records the answer's next verdict; raises Unavailable when it is not durable or another took the number."""
+        await self._append(
+            self._draft(
+                answer_id=answer.answer_id,
+                kind=feedback_kind(answer.num_verdicts + 1),
+                outcome="",
+                subject=subject,
+                tenant=answer.tenant,
+                payload_json=self._payloads.feedback(answer, judgement),
             )
         )
 

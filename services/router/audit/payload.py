@@ -20,6 +20,7 @@ from services.router.domain import (
     Span,
 )
 from services.router.domain.calibration import FEATURE_NAMES, Features, ScopeReading
+from services.router.domain.feedback import JudgedAnswer, Judgement
 from services.router.domain.grounding import Groundedness
 
 
@@ -61,6 +62,21 @@ class Payloads:
         if closing.answer is not None:
             payload |= self._answer(closing.answer)
         return canonical(payload)
+
+    def feedback(self, answer: JudgedAnswer, judgement: Judgement) -> str:
+        """Returns the payload of a verdict, with what its lists tell of the answer, so that they need not read that."""
+        text = judgement.corrected_text
+        return canonical(
+            (self._text("corrected_text", text) if text else {})
+            | {
+                "verdict": judgement.verdict.value,
+                "deflected_ticket": judgement.deflected_ticket,
+                "domain": answer.domain,
+                "policy": answer.policy,
+                "route": answer.route.value,
+                "signals": None if answer.signals is None else _signals(answer.signals),
+            }
+        )
 
     def _answer(self, answer: Answer) -> dict[str, Json]:
         draft = answer.draft

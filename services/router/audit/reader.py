@@ -1,27 +1,29 @@
 """Shows a tenant's records and verifies every chain."""
 
 import asyncio
-import base64
-import binascii
-import json
 import threading
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Select, and_, or_, select
+from sqlalchemy import Connection, Engine, Select, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from services.router.audit.records import GENESIS, hash_record, timestamp
-from services.router.audit.schema import heads, open_engine, records
+from services.router.audit.feedback import answer_of, feedback_of
+from services.router.audit.paging import NEWEST_FIRST, after, token_of
+from services.router.audit.records import CLOSED, GENESIS, OPENED, feedback_number, hash_record, timestamp
+from services.router.audit.schema import heads, is_feedback, open_engine, records
 from services.router.domain import AuditPage, AuditRecord, ChainReport
-from tandem.errors import Cancelled, InvalidInput, NotFound, Unavailable
+from services.router.domain.feedback import Feedback, FeedbackPage, JudgedAnswer
+from tandem.errors import Cancelled, NotFound, Unavailable
 
 T = TypeVar("T")
 _COLUMNS = tuple(AuditRecord.__dataclass_fields__)
 _ROWS = 500
 _PAGE_BYTES = 2 * 1024 * 1024
 """A page ends early here, so that it fits a message."""
+_MAX_SCANNED = 5000
+"""A page of one domain's feedback ends after so many entries, of whichever domain."""
 
 
 class AuditReader:
@@ -43,17 +45,42 @@ class AuditReader:
             self._engine = None
 
     async def get(self, tenant: str, answer_id: str) -> tuple[AuditRecord, ...]:
-        """Returns the records of one answer, opened first; raises NotFound, also for another tenant's answer."""
+        """Returns the records of one answer in their order; raises NotFound, also for another tenant's answer."""
 
         def read(connection: Connection) -> tuple[AuditRecord, ...]:
             query = select(records).where(records.c.answer_id == answer_id, records.c.tenant == tenant)
-            rows = connection.execute(query.order_by(records.c.kind.desc()))
-            return tuple(_record(row._asdict()) for row in rows)
+            found = [_record(row._asdict()) for row in connection.execute(query)]
+            return tuple(sorted(found, key=_place))
 
         found = await self._in_thread(read)
         if not found:
-            raise NotFound("there is no answer of that name", metadata={"answer_id": answer_id[:64]})
+            raise _no_answer(answer_id)
         return found
+
+    async def judged(self, tenant: str, answer_id: str) -> JudgedAnswer:
+        """Returns an answer with its feedback; raises NotFound, also for another tenant's answer."""
+        answer = answer_of(await self.get(tenant, answer_id))
+        if answer is None:
+            raise _no_answer(answer_id)
+        return answer
+
+    async def feedback(self, tenant: str, *, domain: str, size: int, token: str) -> FeedbackPage:
+        """Returns a page of the tenant's feedback, newest first; raises InvalidInput for a token that is not one."""
+        query = select(records).where(records.c.tenant == tenant, is_feedback)
+        if token:
+            query = query.where(after(token))
+        query = query.order_by(*NEWEST_FIRST)
+        return await self._in_thread(lambda connection: _feedback_page(connection, query, domain=domain, size=size))
+
+    async def newest_feedback(self, limit: int) -> tuple[Feedback, ...]:
+        """Returns the newest feedback of all tenants, newest first."""
+        query = select(records).where(is_feedback).order_by(*NEWEST_FIRST).limit(limit)
+
+        def read(connection: Connection) -> tuple[Feedback, ...]:
+            found = (feedback_of(_record(row._asdict())) for row in connection.execute(query))
+            return tuple(feedback for feedback in found if feedback is not None)
+
+        return await self._in_thread(read)
 
     async def page(
         self, tenant: str, *, size: int, token: str, start: datetime | None, end: datetime | None
@@ -61,20 +88,12 @@ class AuditReader:
         """Returns a page of the tenant's records, newest first; raises InvalidInput for a token that is not one."""
         query = select(records).where(records.c.tenant == tenant)
         if token:
-            moment, writer, sequence = _decode(token)
-            c = records.c
-            query = query.where(
-                or_(
-                    c.record_time < moment,
-                    and_(c.record_time == moment, c.writer < writer),
-                    and_(c.record_time == moment, c.writer == writer, c.sequence < sequence),
-                )
-            )
+            query = query.where(after(token))
         if start is not None:
             query = query.where(records.c.record_time >= timestamp(start))
         if end is not None:
             query = query.where(records.c.record_time < timestamp(end))
-        query = query.order_by(records.c.record_time.desc(), records.c.writer.desc(), records.c.sequence.desc())
+        query = query.order_by(*NEWEST_FIRST)
 
         return await self._in_thread(lambda connection: _page(connection, query, size))
 
@@ -109,9 +128,26 @@ def _page(connection: Connection, query: Select[Any], size: int) -> AuditPage:
         record = _record(row._asdict())
         num_bytes += len(record.payload_json.encode("utf-8", "replace"))
         if found and (len(found) == size or num_bytes > _PAGE_BYTES):
-            return AuditPage(tuple(found), _encode(found[-1]))
+            return AuditPage(tuple(found), token_of(found[-1]))
         found.append(record)
     return AuditPage(tuple(found))
+
+
+def _feedback_page(connection: Connection, query: Select[Any], *, domain: str, size: int) -> FeedbackPage:
+    """Returns the entries of the domain; the token is of the last that was looked at, whether it is one of them."""
+    found: list[Feedback] = []
+    num_bytes = 0
+    last: AuditRecord | None = None
+    rows = connection.execution_options(yield_per=50).execute(query.limit(_MAX_SCANNED + 1))
+    for number, row in enumerate(rows):
+        if last is not None and (len(found) == size or num_bytes > _PAGE_BYTES or number == _MAX_SCANNED):
+            return FeedbackPage(tuple(found), token_of(last))
+        last = _record(row._asdict())
+        feedback = feedback_of(last)
+        if feedback is not None and domain in ("", feedback.domain):
+            found.append(feedback)
+            num_bytes += len(last.payload_json.encode("utf-8", "replace"))
+    return FeedbackPage(tuple(found))
 
 
 def verify_chains(connection: Connection, stop: threading.Event | None = None) -> tuple[ChainReport, ...]:
@@ -189,6 +225,15 @@ def _fault(record: AuditRecord, previous: str) -> str:
     return "was changed: its hash does not match" if follows else "is out of place: it was reordered or replaced"
 
 
+def _place(record: AuditRecord) -> tuple[int, int]:
+    """Returns where a record stands among those of its answer, whichever chains they are in."""
+    return {OPENED: 0, CLOSED: 1}.get(record.kind, 2), feedback_number(record.kind)
+
+
+def _no_answer(answer_id: str) -> NotFound:
+    return NotFound("there is no answer of that name", metadata={"answer_id": answer_id[:64]})
+
+
 def _record(row: dict[str, object]) -> AuditRecord:
     values = {name: row[name] for name in _COLUMNS}
     # SQLite keeps what it is given: a tampered cell may be of any type, and must be compared, not crash.
@@ -204,19 +249,3 @@ def _text(value: object) -> str:
 
 def _integer(value: object) -> int:
     return value if isinstance(value, int) else -1
-
-
-def _encode(record: AuditRecord) -> str:
-    place = json.dumps([record.record_time, record.writer, record.sequence])
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
-
-
-def _decode(token: str) -> tuple[str, str, int]:
-    try:
-        data = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
-        moment, writer, sequence = json.loads(data)
-    except (binascii.Error, ValueError, TypeError, RecursionError):
-        raise InvalidInput.of("page_token", "is not a token of this list") from None
-    if not (isinstance(moment, str) and isinstance(writer, str) and type(sequence) is int and 0 <= sequence < 2**63):
-        raise InvalidInput.of("page_token", "is not a token of this list")
-    return moment, writer, sequence

@@ -10,8 +10,9 @@ strings but `sequence`:
 
     answer_id, kind, outcome, payload_json, previous_hash, record_time, sequence, subject, tenant, writer
 
-- kind is "opened" or "closed"; outcome is "" for an opened record, else "answered", "abstained", "failed", "cancelled"
-  or "interrupted".
+- kind is "opened", "closed", or "feedback-1" to "feedback-16" for the verdicts on the answer, in their order.
+- outcome is "answered", "abstained", "failed", "cancelled" or "interrupted" for a closed record, else "".
+- subject is who asked; of feedback, who judged.
 - record_time is RFC 3339 in UTC with six decimals and "Z", so that its order as text is its order in time.
 - payload_json is the payload's own canonical JSON, as a string: a verifier does not need to parse it.
 - previous_hash is the hash of the record before it in the writer's chain, 64 zeros for the first.
@@ -26,8 +27,24 @@ from services.router.domain import AuditRecord
 
 GENESIS = "0" * 64
 OPENED, CLOSED = "opened", "closed"
+_FEEDBACK = "feedback-"
 
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
+
+
+def feedback_kind(number: int) -> str:
+    """Returns the kind of an answer's verdict of this number, 1 to 16.
+
+    The number is part of the kind so that the table's own rule, one record of a kind for each answer, bounds the
+    verdicts and numbers them without gaps, however many processes write.
+    """
+    return f"{_FEEDBACK}{number}"
+
+
+def feedback_number(kind: str) -> int:
+    """Returns the number that a record of feedback has among its answer's verdicts, 0 for another kind."""
+    number = kind.removeprefix(_FEEDBACK)
+    return int(number) if kind.startswith(_FEEDBACK) and number.isdecimal() and number.isascii() else 0
 
 
 def canonical(value: Json) -> str:

@@ -144,6 +144,11 @@ class ArmEvidence:
     cited_share: float | None = None
     abstained_share: float | None = None
     accuracy: Accuracy | None = None
+    """By an evaluation of the domain."""
+    feedback: Accuracy | None = None
+    """By what people said of answers."""
+    mean_cost: float | None = None
+    """Of an answer, in the domain's currency."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.router.audit import AuditReader, parse_timestamp
+from services.router.audit import AuditReader, feedback_number, parse_timestamp
 from services.router.domain import AuditRecord, ChainReport
 from services.router.servicer.check import moment_of
 from tandem.errors import InvalidInput
@@ -17,6 +17,7 @@ _DEFAULT_PAGE, _MAX_PAGE = 100, 1000
 _KINDS = {
     "opened": audit_service_pb2.AuditRecord.KIND_OPENED,
     "closed": audit_service_pb2.AuditRecord.KIND_CLOSED,
+    "feedback": audit_service_pb2.AuditRecord.KIND_FEEDBACK,
 }
 _OUTCOMES = {
     "answered": audit_service_pb2.AuditRecord.OUTCOME_ANSWERED,
@@ -79,6 +80,7 @@ def _bound(request: audit_service_pb2.ListAuditRecordsRequest, field: str) -> da
 
 
 def _record(record: AuditRecord) -> audit_service_pb2.AuditRecord:
+    kind = "feedback" if feedback_number(record.kind) else record.kind
     stamp = Timestamp()
     try:
         stamp.FromDatetime(parse_timestamp(record.record_time))
@@ -88,7 +90,7 @@ def _record(record: AuditRecord) -> audit_service_pb2.AuditRecord:
         writer=record.writer,
         sequence=record.sequence,
         answer_id=record.answer_id,
-        kind=_KINDS.get(record.kind, audit_service_pb2.AuditRecord.KIND_UNSPECIFIED),
+        kind=_KINDS.get(kind, audit_service_pb2.AuditRecord.KIND_UNSPECIFIED),
         outcome=_OUTCOMES.get(record.outcome, audit_service_pb2.AuditRecord.OUTCOME_UNSPECIFIED),
         record_time=stamp,
         subject=record.subject,

@@ -20,7 +20,7 @@ from services.router.domain.calibration import FEATURE_NAMES, Features
 from services.router.domain.grounding import Groundedness, GroundingStatus
 from tandem.v1 import common_pb2, router_service_pb2
 
-_ROUTES = {
+ROUTES = {
     Route.NONE: router_service_pb2.ROUTE_UNSPECIFIED,
     Route.FINETUNED: router_service_pb2.ROUTE_FINETUNED,
     Route.RAG: router_service_pb2.ROUTE_RAG,
@@ -78,7 +78,7 @@ def answer_to_proto(answer: Answer) -> router_service_pb2.Answer:
         passages=[_passage(passage) for passage in draft.passages],
         decision=router_service_pb2.Decision(
             policy=answer.policy,
-            route=_ROUTES[draft.route],
+            route=ROUTES[draft.route],
             steps=[_step(step) for step in answer.steps],
             rewritten_question=answer.rewritten_question,
         ),
@@ -141,7 +141,7 @@ def signals_to_proto(signals: Features) -> router_service_pb2.AnswerSignals:
 
 
 def _step(step: DecisionStep) -> router_service_pb2.DecisionStep:
-    return router_service_pb2.DecisionStep(kind=_KINDS[step.kind], route=_ROUTES[step.route], reason=step.reason)
+    return router_service_pb2.DecisionStep(kind=_KINDS[step.kind], route=ROUTES[step.route], reason=step.reason)
 
 
 def _span(span: Span) -> common_pb2.TextSpan:
