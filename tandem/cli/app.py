@@ -5,7 +5,21 @@ from importlib.metadata import entry_points
 
 import typer
 
-from tandem.cli import adapters, advise, ask, audit, documents, jobs, keys, models, search, snapshots, tokens, up
+from tandem.cli import (
+    adapters,
+    advise,
+    ask,
+    audit,
+    documents,
+    domains,
+    jobs,
+    keys,
+    models,
+    search,
+    snapshots,
+    tokens,
+    up,
+)
 from tandem.cli.output import fail
 from tandem.errors import ConfigError, TandemError
 
@@ -18,6 +32,7 @@ app = typer.Typer(
 )
 up.register(app)
 ask.register(app)
+domains.register(app)
 advise.register(app)
 documents.register(app)
 search.register(app)

@@ -19,6 +19,7 @@ from tandem.v1 import router_service_pb2 as router
 ROUTES = {
     router.ROUTE_FINETUNED: "fine-tuned model, from its weights",
     router.ROUTE_RAG: "retrieved evidence",
+    router.ROUTE_ENSEMBLE: "fine-tuned model and evidence, token by token",
     router.ROUTE_UNSPECIFIED: "none",
 }
 _STYLES = {
@@ -36,12 +37,22 @@ def register(app: typer.Typer) -> None:
 
 def ask(
     question: Annotated[str, typer.Argument(help="What you want to know.")],
-    policy: Annotated[str, typer.Option(help="finetuned, rag or cascade; empty means the server's default.")] = "",
+    policy: Annotated[str, typer.Option(help="Who decides, see `tandem policies`; empty means the domain's.")] = "",
+    domain: Annotated[str, typer.Option(help="Field of the question, see `tandem domains`; empty means yours.")] = "",
     after: Annotated[
         list[str] | None,
         typer.Option(help="An earlier question of this conversation; repeat it for more, oldest first."),
     ] = None,
     as_of: Annotated[str, typer.Option(help="Answer by what was valid on this date, YYYY-MM-DD.")] = "",
+    max_calls: Annotated[
+        int | None, typer.Option(help="Most calls of other services that the answer may take.", min=1, max=1000)
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Most that it may cost, in the currency of the domain's costs.", min=0)
+    ] = None,
+    within: Annotated[
+        float | None, typer.Option(help="Seconds that the whole answer may take.", min=0.001, max=3600)
+    ] = None,
     principal: As = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,7 +64,16 @@ def ask(
     moment = date(as_of)
     history = [(question, "") for question in after or ()]
     with RouterClient(to.address, token=to.token, timeout=to.timeout) as client:
-        events = client.stream(question, policy=policy, history=history, as_of=moment)
+        events = client.stream(
+            question,
+            policy=policy,
+            domain=domain,
+            history=history,
+            as_of=moment,
+            max_calls=max_calls,
+            max_cost=max_cost,
+            within=within,
+        )
         if as_json:
             print_json_lines(events)
         else:
@@ -105,6 +125,10 @@ def render(answer: router.Answer) -> RenderableType:
     if answer.HasField("confidence"):
         kind = answer.confidence.calibration or "uncalibrated"
         grid.add_row("confidence", f"{answer.confidence.value:.2f} ({kind})")
+    if answer.HasField("scope"):
+        grid.add_row("scope", answer.scope.reason)
+    if answer.HasField("groundedness"):
+        grid.add_row("grounded", _grounded(answer))
     grid.add_row("sources", _citations(answer.citations))
     if answer.passages and not answer.citations:
         names = ", ".join(dict.fromkeys(passage.document_id for passage in answer.passages))
@@ -115,8 +139,29 @@ def render(answer: router.Answer) -> RenderableType:
     grid.add_row(
         "timings", "  ".join(f"{t.stage} {t.duration.ToTimedelta().total_seconds():.2f}s" for t in answer.timings)
     )
+    grid.add_row("cost", _cost(answer))
     grid.add_row("record", answer.answer_id)
     return grid
+
+
+def _grounded(answer: router.Answer) -> RenderableType:
+    """Returns how far passages support the answer, and the sentences that they support least."""
+    found = answer.groundedness
+    rows: list[RenderableType] = [
+        f"{found.value:.2f} by {', '.join(found.rests_on)}" if found.HasField("value") else "no figure"
+    ]
+    rows += [Text(f"without {absent.signal}: {absent.reason}", style="red") for absent in found.absent]
+    if len(found.sentences) > 1:
+        for sentence in found.sentences:
+            text = printable(answer.text[sentence.answer_span.start : sentence.answer_span.end])
+            rows.append(Text(f"{sentence.groundedness:.2f}  {text}", style="dim"))
+    return Group(*rows)
+
+
+def _cost(answer: router.Answer) -> str:
+    usage = f"{answer.usage.input_tokens} tokens read, {answer.usage.output_tokens} written"
+    price = f", {answer.cost.amount:.6f} {answer.cost.currency}" if answer.cost.HasField("amount") else ""
+    return f"{answer.cost.num_calls} calls, {usage}{price}"
 
 
 def _citations(citations: Sequence[router.Citation]) -> RenderableType:

@@ -13,24 +13,35 @@ tandem.errors, with the server's reason. Every call has a deadline: `timeout` in
 from tandem.client.asynchronous import (
     AsyncAuditClient,
     AsyncEmbedderClient,
+    AsyncFeedbackClient,
     AsyncGeneratorClient,
     AsyncRetrieverClient,
     AsyncRouterClient,
 )
-from tandem.client.blocking import AuditClient, EmbedderClient, GeneratorClient, RetrieverClient, RouterClient
-from tandem.client.requests import Turns, Upload
+from tandem.client.blocking import (
+    AuditClient,
+    EmbedderClient,
+    FeedbackClient,
+    GeneratorClient,
+    RetrieverClient,
+    RouterClient,
+)
+from tandem.client.requests import Turns, Upload, Wish
 
 __all__ = [
     "AsyncAuditClient",
     "AsyncEmbedderClient",
+    "AsyncFeedbackClient",
     "AsyncGeneratorClient",
     "AsyncRetrieverClient",
     "AsyncRouterClient",
     "AuditClient",
     "EmbedderClient",
+    "FeedbackClient",
     "GeneratorClient",
     "RetrieverClient",
     "RouterClient",
     "Turns",
     "Upload",
+    "Wish",
 ]

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from tandem.client.requests import (
-    Turns,
     Upload,
+    Wish,
     ask_request,
     job_frames,
     search_request,
@@ -21,11 +21,14 @@ from tandem.v1 import audit_service_pb2 as audit
 from tandem.v1 import (
     audit_service_pb2_grpc,
     embedder_service_pb2_grpc,
+    feedback_service_pb2_grpc,
     generator_service_pb2_grpc,
     retriever_service_pb2_grpc,
     router_service_pb2_grpc,
 )
+from tandem.v1 import domains_pb2 as domains
 from tandem.v1 import embedder_service_pb2 as embedder
+from tandem.v1 import feedback_service_pb2 as feedback
 from tandem.v1 import generator_service_pb2 as generator
 from tandem.v1 import retriever_service_pb2 as retriever
 from tandem.v1 import router_service_pb2 as router
@@ -74,34 +77,17 @@ class RouterClient(_Client):
 
     stub = router_service_pb2_grpc.RouterServiceStub
 
-    def ask(
-        self,
-        question: str,
-        *,
-        policy: str = "",
-        history: Turns = (),
-        max_passages: int | None = None,
-        as_of: datetime | None = None,
-        timeout: float | None = None,
-    ) -> router.Answer:
-        """Returns the whole answer; history is (question, answer) pairs, oldest first."""
-        request = ask_request(question, policy=policy, history=history, max_passages=max_passages, as_of=as_of)
-        answer: router.Answer = self._call("Ask", request, timeout).answer
+    def ask(self, question: str, *, timeout: float | None = None, **wish: Unpack[Wish]) -> router.Answer:
+        """Returns the whole answer."""
+        answer: router.Answer = self._call("Ask", ask_request(question, wish), timeout).answer
         return answer
 
     def stream(
-        self,
-        question: str,
-        *,
-        policy: str = "",
-        history: Turns = (),
-        max_passages: int | None = None,
-        as_of: datetime | None = None,
-        timeout: float | None = None,
+        self, question: str, *, timeout: float | None = None, **wish: Unpack[Wish]
     ) -> Iterator[router.StreamAskResponse]:
         """Yields the events of an answer; leaving the loop cancels the call."""
-        ask = ask_request(question, policy=policy, history=history, max_passages=max_passages, as_of=as_of)
-        return self._stream("StreamAsk", router.StreamAskRequest(request=ask), timeout)
+        request = router.StreamAskRequest(request=ask_request(question, wish))
+        return self._stream("StreamAsk", request, timeout)
 
     def list_policies(self, *, timeout: float | None = None) -> router.ListPoliciesResponse:
         """Returns the policies and the default one."""
@@ -120,6 +106,24 @@ class RouterClient(_Client):
         request = advice.AdviseRequest(domain=domain, profile=profile, include_tree=include_tree)
         response: advice.AdviseResponse = self._call("Advise", request, timeout)
         return response
+
+    def list_domains(self, *, timeout: float | None = None) -> Iterator[domains.Domain]:
+        """Yields the domains that the caller may ask, by name, page by page."""
+        return self._pages("ListDomains", domains.ListDomainsRequest(), "domains", timeout)
+
+    def ground(
+        self,
+        answer: str,
+        passages: Sequence[str],
+        *,
+        question: str = "",
+        depth: "router.GroundingDepth.ValueType" = router.GROUNDING_DEPTH_UNSPECIFIED,
+        timeout: float | None = None,
+    ) -> router.Groundedness:
+        """Returns how far passages support an answer, as the router judges its own."""
+        request = router.GroundRequest(question=question, answer=answer, passages=passages, depth=depth)
+        response: router.GroundResponse = self._call("Ground", request, timeout)
+        return response.groundedness
 
 
 class EmbedderClient(_Client):
@@ -413,3 +417,29 @@ class AuditClient(_Client):
         request = audit.VerifyAuditChainRequest()
         response: audit.VerifyAuditChainResponse = self._call("VerifyAuditChain", request, timeout)
         return list(response.chains)
+
+
+class FeedbackClient(_Client):
+    """Says how good answers were."""
+
+    stub = feedback_service_pb2_grpc.FeedbackServiceStub
+
+    def submit(
+        self,
+        answer_id: str,
+        verdict: "feedback.Verdict.ValueType",
+        *,
+        corrected_text: str = "",
+        deflected_ticket: bool | None = None,
+        timeout: float | None = None,
+    ) -> feedback.Feedback:
+        """Records a verdict; it is durable when this returns."""
+        request = feedback.SubmitFeedbackRequest(
+            answer_id=answer_id, verdict=verdict, corrected_text=corrected_text, deflected_ticket=deflected_ticket
+        )
+        response: feedback.SubmitFeedbackResponse = self._call("SubmitFeedback", request, timeout)
+        return response.feedback
+
+    def list(self, *, domain: str = "", timeout: float | None = None) -> Iterator[feedback.Feedback]:
+        """Yields the tenant's feedback, newest first, page by page."""
+        return self._pages("ListFeedback", feedback.ListFeedbackRequest(domain=domain), "feedback", timeout)

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import TypedDict
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -31,17 +32,39 @@ class Upload:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
-def ask_request(
-    question: str, *, policy: str, history: Turns, max_passages: int | None, as_of: datetime | None
-) -> router.AskRequest:
-    """Returns the request for a question; history is (question, answer) pairs, oldest first."""
-    return router.AskRequest(
+class Wish(TypedDict, total=False):
+    """Is how a question is to be answered; what is left out or None is as the domain and the server have it."""
+
+    domain: str
+    policy: str
+    history: Turns
+    """Earlier (question, answer) pairs, oldest first."""
+    max_passages: int | None
+    as_of: datetime | None
+    max_calls: int | None
+    """Most calls of other services that the answer may take, see AnswerBudget."""
+    max_cost: float | None
+    """Most that it may cost, in the currency of the domain's costs."""
+    within: float | None
+    """Seconds that the whole answer may take."""
+
+
+def ask_request(question: str, wish: Wish) -> router.AskRequest:
+    """Returns the request for a question."""
+    request = router.AskRequest(
         question=question,
-        policy=policy,
-        history=[router.Turn(question=asked, answer=answered) for asked, answered in history],
-        max_passages=max_passages,
-        as_of=timestamp(as_of),
+        domain=wish.get("domain", ""),
+        policy=wish.get("policy", ""),
+        history=[router.Turn(question=asked, answer=answered) for asked, answered in wish.get("history", ())],
+        max_passages=wish.get("max_passages"),
+        as_of=timestamp(wish.get("as_of")),
     )
+    max_calls, max_cost, within = wish.get("max_calls"), wish.get("max_cost"), wish.get("within")
+    if (max_calls, max_cost, within) != (None, None, None):
+        request.budget.CopyFrom(router.AnswerBudget(max_calls=max_calls, max_cost=max_cost))
+    if within is not None:
+        request.budget.deadline.FromTimedelta(timedelta(seconds=within))
+    return request
 
 
 def upload_frames(uploads: Iterable[Upload]) -> Iterator[retriever.IngestDocumentsRequest]:

@@ -79,6 +79,7 @@ def test_every_command_explains_itself_and_takes_json() -> None:
     for command in (
         "advise",
         "ask",
+        "domains",
         "policies",
         "ingest",
         "search",
