@@ -2,9 +2,10 @@
 
 import asyncio
 import sys
+from collections.abc import Collection
 
-from services.router import policies
-from services.router.advisor import Advisor, AnswerWindow, LiveEvidence
+from services.router import calibration, policies
+from services.router.advisor import Advisor, AnswerWindow, LiveEvidence, VerdictWindow
 from services.router.audit import AuditLog, AuditReader, Payloads
 from services.router.backend import (
     Breaker,
@@ -17,31 +18,26 @@ from services.router.backend import (
     PeerTextEmbedder,
 )
 from services.router.config import RouterConfig
-from services.router.domain import EMBEDDER, GENERATOR, RETRIEVER
+from services.router.domain import EMBEDDER, GENERATOR, RETRIEVER, Depth, Domain
+from services.router.domains import DomainFolder, DomainReader, OneDomain
 from services.router.engine import Admission, Ports, RouterEngine, RunSettings
+from services.router.feedback import FeedbackIntake
 from services.router.grounding import SentenceGrounding
 from services.router.metrics import RouterMetrics
-from services.router.servicer import Adviser, AuditServicer, OneDomain, RouterServicer
+from services.router.servicer import Adviser, AuditServicer, FeedbackServicer, Grounder, RouterServicer
 from tandem.rpc.channel import connect
 from tandem.rpc.server import App, Service, run
 from tandem.security import read_credential
 from tandem.telemetry import Telemetry
 from tandem.v1.audit_service_pb2_grpc import add_AuditServiceServicer_to_server
+from tandem.v1.feedback_service_pb2_grpc import add_FeedbackServiceServicer_to_server
 from tandem.v1.router_service_pb2_grpc import add_RouterServiceServicer_to_server
 
 
 async def build(config: RouterConfig, telemetry: Telemetry) -> App:
     """Returns the router with everything that it is made of."""
     metrics = RouterMetrics(telemetry.registry)
-    token = read_credential(config.credential_file)
-    channels = [
-        connect(target, token=token, forward_principal=True, max_message_bytes=config.max_message_bytes)
-        for target in (config.embedder_target, config.retriever_target, config.generator_target)
-    ]
-    breakers = {
-        peer: Breaker(peer, max_failures=config.breaker_failures, open_s=config.breaker_seconds, metrics=metrics)
-        for peer in (EMBEDDER, RETRIEVER, GENERATOR)
-    }
+    peers = _Peers(config, metrics)
     log = AuditLog(
         url=config.audit_url,
         writer=config.writer,
@@ -50,19 +46,14 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
         max_queue=config.audit_queue,
     )
     reader = AuditReader(config.audit_url)
-    window = AnswerWindow()
-    advisor = Advisor()
+    window, verdicts, advisor = AnswerWindow(), VerdictWindow(), Advisor()
     engine = RouterEngine(
         ports=Ports(
-            embedder=PeerEmbedder(channels[0], breakers[EMBEDDER]),
-            retriever=PeerRetriever(channels[1], breakers[RETRIEVER]),
-            generator=PeerGenerator(channels[2], breakers[GENERATOR]),
+            embedder=peers.embedder,
+            retriever=peers.retriever,
+            generator=peers.generator,
             audit=log,
-            grounding=SentenceGrounding(
-                embedder=PeerTextEmbedder(channels[0], breakers[EMBEDDER]),
-                scorer=PeerLikelihoodScorer(channels[2], breakers[GENERATOR]),
-                classifier=PeerPairClassifier(channels[0], breakers[EMBEDDER]),
-            ),
+            grounding=peers.grounding,
         ),
         policies=policies.build(pattern=lambda profile: advisor.advise(profile).pattern),
         settings=RunSettings(
@@ -79,39 +70,91 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
         default_timeout_s=config.default_deadline_seconds,
         observer=window,
     )
-    adviser = Adviser(
-        advisor,
-        evidence=LiveEvidence(window, PeerDocuments(channels[1])),
-        profiles=OneDomain(),
-        default_timeout_s=config.default_deadline_seconds,
-    )
+    domains = _domains(config, known=engine.policies, metrics=metrics)
+    timeout_s = config.default_deadline_seconds
+    evidence = LiveEvidence(window, peers.documents, domains=domains, verdicts=verdicts)
     router = RouterServicer(
         engine,
-        adviser=adviser,
+        domains=domains,
+        adviser=Adviser(advisor, evidence=evidence, domains=domains, default_timeout_s=timeout_s),
+        grounder=Grounder(peers.grounding, default_depth=Depth(config.grounding_depth), default_timeout_s=timeout_s),
         default_policy=config.default_policy,
         default_passages=config.default_passages,
     )
     auditor = AuditServicer(reader)
+    intake = FeedbackIntake(log=log, records=reader, observer=verdicts, metrics=metrics)
+    judge = FeedbackServicer(intake)
 
     async def start() -> None:
+        await domains.start()
         await asyncio.to_thread(log.start)
         await asyncio.to_thread(reader.start)
+        await intake.start()
 
     async def stop() -> None:
+        await domains.stop()
         await engine.stop()
         await asyncio.to_thread(log.stop)
         reader.stop()
-        for channel in channels:
-            await channel.close()
+        await peers.close()
 
     return App(
         services=(
             Service("tandem.v1.RouterService", lambda server: add_RouterServiceServicer_to_server(router, server)),
             Service("tandem.v1.AuditService", lambda server: add_AuditServiceServicer_to_server(auditor, server)),
+            Service("tandem.v1.FeedbackService", lambda server: add_FeedbackServiceServicer_to_server(judge, server)),
         ),
         start=start,
         stop=stop,
     )
+
+
+class _Peers:
+    """Holds the ports of the peers, each with its channel and breaker."""
+
+    def __init__(self, config: RouterConfig, metrics: RouterMetrics) -> None:
+        token = read_credential(config.credential_file)
+        self._channels = [
+            connect(target, token=token, forward_principal=True, max_message_bytes=config.max_message_bytes)
+            for target in (config.embedder_target, config.retriever_target, config.generator_target)
+        ]
+        to_embedder, to_retriever, to_generator = (
+            (
+                channel,
+                Breaker(peer, max_failures=config.breaker_failures, open_s=config.breaker_seconds, metrics=metrics),
+            )
+            for channel, peer in zip(self._channels, (EMBEDDER, RETRIEVER, GENERATOR), strict=True)
+        )
+        self.embedder = PeerEmbedder(*to_embedder)
+        self.retriever = PeerRetriever(*to_retriever)
+        self.generator = PeerGenerator(*to_generator)
+        self.documents = PeerDocuments(to_retriever[0])
+        self.grounding = SentenceGrounding(
+            embedder=PeerTextEmbedder(*to_embedder),
+            scorer=PeerLikelihoodScorer(*to_generator),
+            classifier=PeerPairClassifier(*to_embedder),
+        )
+
+    async def close(self) -> None:
+        """Closes the channels."""
+        for channel in self._channels:
+            await channel.close()
+
+
+def _domains(config: RouterConfig, *, known: Collection[str], metrics: RouterMetrics) -> DomainFolder | OneDomain:
+    """Returns the domains of the folder that is configured, else the one that the settings describe."""
+    base = Domain(
+        policy=config.default_policy,
+        answer_adapter=config.answer_adapter,
+        reading_adapter=config.reading_adapter,
+        threshold=config.cascade_threshold,
+        min_groundedness=config.min_groundedness,
+        depth=Depth(config.grounding_depth),
+    )
+    if config.domains_dir is None:
+        return OneDomain(base)
+    reader = DomainReader(base=base, policies=tuple(known), calibration=calibration.read)
+    return DomainFolder(config.domains_dir, reader=reader, metrics=metrics, refresh_s=config.domains_refresh_seconds)
 
 
 if __name__ == "__main__":

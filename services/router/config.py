@@ -1,10 +1,12 @@
 """Every knob of the router; the variables are ROUTER_<FIELD>."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tandem.config import ServerConfig, setting
 
-POLICY_NAMES = ("cascade", "finetuned", "rag")
+POLICY_NAMES = ("auto", "cascade", "dual", "ensemble", "finetuned", "rag")
+DEPTHS = ("words", "vectors", "likelihood", "entailment")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +36,34 @@ class RouterConfig(ServerConfig):
         maximum=600,
     )
 
-    default_policy: str = setting("cascade", help="Policy of a request that names none.", choices=POLICY_NAMES)
+    domains_dir: Path | None = setting(
+        None,
+        help="Folder of one <name>.toml for each domain. Unset serves one domain, `default`, by the settings below; "
+        "with a folder they are what a file leaves out.",
+    )
+    domains_refresh_seconds: float = setting(
+        2.0, help="How often the files of the domains are looked at.", unit="s", minimum=0.1, maximum=3600
+    )
+    default_policy: str = setting("cascade", help="Policy of a domain that names none.", choices=POLICY_NAMES)
     cascade_threshold: float = setting(
         0.95,
-        help="Confidence from which `cascade` accepts the fine-tuned answer: the geometric mean of its tokens' "
-        "probabilities, not calibrated, and small models are sure of too much. Higher escalates more.",
+        help="Confidence from which a fine-tuned answer is accepted in a domain without a calibration: the geometric "
+        "mean of its tokens' probabilities, and small models are sure of too much. Higher escalates more.",
         minimum=0,
         maximum=1,
     )
-    min_support: float = setting(
-        0.5,
-        help="Share of an answer read from passages that these must support, by characters of its sentences; with less "
-        "the answer is withheld and the router abstains. 0 withholds nothing.",
+    min_groundedness: float = setting(
+        0.4,
+        help="Least groundedness of an answer read from passages; with less it is withheld and the router abstains. "
+        "0 withholds nothing.",
         minimum=0,
         maximum=1,
+    )
+    grounding_depth: str = setting(
+        "words",
+        help="Which evidence groundedness is told by: `words` asks no peer, `vectors` adds one call of Embed, "
+        "`likelihood` one of Score as well; `entailment` asks ClassifyPairs instead.",
+        choices=DEPTHS,
     )
     stream_drafts: bool = setting(
         True,
@@ -57,7 +73,8 @@ class RouterConfig(ServerConfig):
 
     answer_adapter: str = setting(
         "answers",
-        help="Name of the adapter that answers from its weights; `name@candidate` or `name@<version>` is one of them.",
+        help="Name of the adapter that answers from its weights; `name@candidate` or `name@<version>` is one of them. "
+        "Empty means none.",
     )
     reading_adapter: str = setting(
         "reading", help="Name of the adapter that reads passages; where it is not loaded the base model reads."

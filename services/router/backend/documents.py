@@ -1,7 +1,7 @@
 """How fast the documents change, as RetrieverService lists them."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -25,9 +25,13 @@ class PeerDocuments:
     async def changes(
         self, *, window_days: int, documents: Sequence[LabelCondition] = (), timeout_s: float
     ) -> CollectionEvidence:
-        """Counts the documents that the caller may see; raises TooLarge where they are too many to be counted."""
+        """Counts the documents that the caller may see and that meet all conditions.
+
+        Raises TooLarge where the caller may see too many to look at.
+        """
         since = self._now() - timedelta(days=window_days)
         moments: list[datetime] = []
+        num_seen = 0
         token = ""
         try:
             async with asyncio.timeout(timeout_s):
@@ -35,17 +39,28 @@ class PeerDocuments:
                     request = retriever_service_pb2.ListDocumentsRequest(page_size=1000, page_token=token)
                     with failures():
                         response = await self._stub.ListDocuments(request, timeout=timeout_s)
-                    moments += [document.update_time.ToDatetime(tzinfo=UTC) for document in response.documents]
+                    num_seen += len(response.documents)
+                    moments += [
+                        document.update_time.ToDatetime(tzinfo=UTC)
+                        for document in response.documents
+                        if all(_meets(document.attributes, condition) for condition in documents)
+                    ]
                     token = response.next_page_token
                     if not token:
                         break
         except TimeoutError:
             raise DeadlineExceeded("the documents could not be counted in time") from None
         if token:
-            raise TooLarge(f"more than {len(moments):,} documents are not counted")
+            raise TooLarge(f"more than {num_seen:,} documents are not counted")
         return CollectionEvidence(
             num_documents=len(moments),
             num_changed=sum(moment > since for moment in moments),
             window_days=window_days,
             settled=any(moment <= since for moment in moments),
         )
+
+
+def _meets(labels: Mapping[str, str], condition: LabelCondition) -> bool:
+    value = labels.get(condition.key)
+    held = value is not None and (not condition.values or value in condition.values)
+    return held is not condition.excluded

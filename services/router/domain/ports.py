@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from services.router.domain.advice import CollectionEvidence, Evidence, Profile
+from services.router.domain.advice import CollectionEvidence, Evidence
 from services.router.domain.calibration import NOTHING_KNOWN, Calibrated, Features, ScopeReading
 from services.router.domain.domains import Depth, Domain, LabelCondition, ListedDomain
 from services.router.domain.grounding import Groundedness
@@ -271,8 +271,11 @@ class Documents(Protocol):
 class EvidenceSource(Protocol):
     """Tells what was measured of a domain that is live."""
 
-    async def gather(self, *, tenant: str, domain: str, timeout_s: float) -> Evidence:
-        """Returns what could be measured; what could not is said in `missing`, never raised."""
+    async def gather(self, *, principal: Principal, domain: str, timeout_s: float) -> Evidence:
+        """Returns what could be measured; what could not is said in `missing`, never raised.
+
+        Raises NotFound or FailedPrecondition as Domains.find does for a domain that the caller may not ask.
+        """
         ...
 
 
@@ -289,14 +292,6 @@ class Domains(Protocol):
 
     def list(self, principal: Principal) -> tuple[ListedDomain, ...]:
         """Returns the domains that the caller may ask, by name."""
-        ...
-
-
-class Profiles(Protocol):
-    """Knows the profiles of domains."""
-
-    def profile(self, domain: str, principal: Principal) -> Profile | None:
-        """Returns a domain's profile, None where it declares none; raises NotFound where the caller may not ask it."""
         ...
 
 

@@ -27,19 +27,26 @@ def profile_of(values: Table) -> Profile:
         if value in tuple(kind):
             made[factor.value] = kind(str(value))
         else:
-            said = "is missing" if value is None else f'is "{str(value)[:32]}"'
+            said = "is missing" if value is None else f'is "{value[:32]}"' if isinstance(value, str) else "is no word"
             faults.append(FieldViolation(factor.value, f"{said}; it is one of {', '.join(kind)}"))
     for key, (least, most) in _FIGURES.items():
         if key in given:
             made[key] = _figure(given.pop(key), key, least, most, faults)
-    if isinstance(made.get("questions_per_month"), float):
+    if math.isfinite(made.get("questions_per_month", math.nan)):
         made["questions_per_month"] = int(made["questions_per_month"])
     if "costs" in given:
         made["costs"] = _costs(given.pop("costs"), faults)
     faults += [FieldViolation(key, "is not part of a profile") for key in sorted(given)]
-    if faults:
-        raise InvalidInput("; ".join(f"{fault.field} {fault.description}" for fault in faults[:4]), faults)
+    _raise(faults)
     return Profile(**made)
+
+
+def costs_of(values: Table) -> Costs:
+    """Returns the prices that a table describes; raises InvalidInput with all its faults as `profile_of` does."""
+    faults: list[FieldViolation] = []
+    costs = _costs(values, faults)
+    _raise(faults)
+    return costs
 
 
 def table_of(profile: Profile) -> dict[str, object]:
@@ -50,10 +57,15 @@ def table_of(profile: Profile) -> dict[str, object]:
     return table
 
 
-def _costs(value: object, faults: list[FieldViolation]) -> Costs | None:
+def _raise(faults: list[FieldViolation]) -> None:
+    if faults:
+        raise InvalidInput("; ".join(f"{fault.field} {fault.description}" for fault in faults[:4]), faults)
+
+
+def _costs(value: object, faults: list[FieldViolation]) -> Costs:
     if not isinstance(value, Mapping):
         faults.append(FieldViolation("costs", "must be a table"))
-        return None
+        return Costs()
     given = {key: figure for key, figure in value.items() if figure is not None}
     made: dict[str, Any] = {}
     currency = given.pop("currency", "EUR")
@@ -71,7 +83,8 @@ def _costs(value: object, faults: list[FieldViolation]) -> Costs | None:
 
 
 def _figure(value: object, key: str, least: float, most: float, faults: list[FieldViolation]) -> float:
-    number = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
-    if not least <= number <= most:
+    # Compared before it is made a float: an integer may be larger than all of those.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         faults.append(FieldViolation(key, f"must be a number from {least:,} to {most:,}"))
-    return number
+        return math.nan
+    return float(value)

@@ -6,6 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from services.router.advisor import Advisor, draw
 from services.router.domain.advice import (
+    Accuracy,
     Advice,
     ArmEvidence,
     Cell,
@@ -18,11 +19,10 @@ from services.router.domain.advice import (
     Profile,
     Vote,
 )
-from services.router.domain.ports import EvidenceSource, Profiles
+from services.router.domain.ports import Domains, EvidenceSource
 from services.router.domain.profiles import MAX_LATENCY_MS, profile_of, table_of
-from tandem.errors import FieldViolation, InvalidInput, NotFound
+from tandem.errors import FieldViolation, InvalidInput
 from tandem.rpc import call
-from tandem.security import Principal
 from tandem.v1 import advice_pb2
 
 _WORDS = (
@@ -42,38 +42,28 @@ _PRICES = (
 )
 
 
-class OneDomain:
-    """Implements Profiles for a router without described domains: all its questions are of one, "default"."""
-
-    def profile(self, domain: str, principal: Principal) -> Profile | None:
-        """Returns None for "default"; raises NotFound for any other name."""
-        if domain == "default":
-            return None
-        raise NotFound(f'there is no domain "{domain[:64]}" that you may ask')
-
-
 class Adviser:
     """Answers RouterService/Advise for its servicer."""
 
     def __init__(
-        self, advisor: Advisor, *, evidence: EvidenceSource, profiles: Profiles, default_timeout_s: float
+        self, advisor: Advisor, *, evidence: EvidenceSource, domains: Domains, default_timeout_s: float
     ) -> None:
         self._advisor = advisor
         self._evidence = evidence
-        self._profiles = profiles
+        self._domains = domains
         self._default_timeout_s = default_timeout_s
 
     async def answer(self, request: advice_pb2.AdviseRequest) -> advice_pb2.AdviseResponse:
-        """Returns the advice for a request; raises InvalidInput, NotFound or PermissionDenied."""
+        """Returns the advice for a request; raises InvalidInput, NotFound, FailedPrecondition or PermissionDenied."""
         caller = call.require_role("user")
-        declared = self._profiles.profile(request.domain, caller) if request.domain else None
-        profile = checked(request.profile, declared)
+        domain = self._domains.find(request.domain, caller) if request.domain else None
+        profile = checked(request.profile, domain.profile if domain else None)
         measured = None
-        if request.domain:
+        if domain is not None:
             left = call.remaining()
             measured = await self._evidence.gather(
-                tenant=caller.tenant,
-                domain=request.domain,
+                principal=caller,
+                domain=domain.name,
                 timeout_s=self._default_timeout_s if left is None else left,
             )
         advice = self._advisor.advise(profile, measured)
@@ -141,7 +131,7 @@ def advice_to_proto(advice: Advice, profile: Profile) -> advice_pb2.Advice:
         evidence=None if advice.evidence is None else _evidence(advice.evidence),
         contradictions=[_contradiction(found) for found in advice.contradictions],
         comparison=[_row(row) for row in advice.comparison],
-        profile=_profile(profile),
+        profile=profile_to_proto(profile),
     )
 
 
@@ -204,7 +194,6 @@ def _evidence(evidence: Evidence) -> advice_pb2.DomainEvidence:
 
 
 def _arm(arm: ArmEvidence) -> advice_pb2.ArmEvidence:
-    found = arm.accuracy
     return advice_pb2.ArmEvidence(
         arm=arm.arm,
         num_answers=arm.num_answers,
@@ -213,15 +202,21 @@ def _arm(arm: ArmEvidence) -> advice_pb2.ArmEvidence:
         mean_output_tokens=arm.mean_output_tokens,
         cited_share=arm.cited_share,
         abstained_share=arm.abstained_share,
-        accuracy=None
-        if found is None
-        else advice_pb2.ArmAccuracy(
-            value=found.value,
-            low=found.low,
-            high=found.high,
-            num_questions=found.num_questions,
-            metric=found.metric,
-        ),
+        accuracy=_accuracy(arm.accuracy),
+        feedback=_accuracy(arm.feedback),
+        mean_cost=arm.mean_cost,
+    )
+
+
+def _accuracy(found: Accuracy | None) -> advice_pb2.ArmAccuracy | None:
+    if found is None:
+        return None
+    return advice_pb2.ArmAccuracy(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        num_questions=found.num_questions,
+        metric=found.metric,
     )
 
 
@@ -246,7 +241,8 @@ def _cell(cell: Cell) -> advice_pb2.ComparisonCell:
     return advice_pb2.ComparisonCell(text=cell.text, figure=cell.figure)
 
 
-def _profile(profile: Profile) -> advice_pb2.DomainProfile:
+def profile_to_proto(profile: Profile) -> advice_pb2.DomainProfile:
+    """Returns the wire form of a profile."""
     limit = profile.latency_limit_ms
     return advice_pb2.DomainProfile(
         **{name: str(getattr(profile, name)) for name in _WORDS},

@@ -6,13 +6,15 @@ from typing import Any
 
 import grpc
 
-from services.router.domain import Answer, Event, Question
+from services.router.domain import Answer, Domains, Event, Question
 from services.router.engine import RouterEngine
 from services.router.servicer.advise import Adviser
 from services.router.servicer.check import question_of
 from services.router.servicer.convert import answer_to_proto, event_to_proto
+from services.router.servicer.domains import DomainLister
+from services.router.servicer.ground import Grounder
 from tandem.rpc import call
-from tandem.v1 import advice_pb2, router_service_pb2, router_service_pb2_grpc
+from tandem.v1 import advice_pb2, domains_pb2, router_service_pb2, router_service_pb2_grpc
 
 _MAX_EVENTS = 64
 """Events that may wait for a slow reader before the path that makes them waits, too."""
@@ -21,11 +23,23 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
-    """Checks, calls the engine or the advisor, converts."""
+    """Checks, calls the engine, the domains, the advisor or grounding, converts."""
 
-    def __init__(self, engine: RouterEngine, *, adviser: Adviser, default_policy: str, default_passages: int) -> None:
+    def __init__(
+        self,
+        engine: RouterEngine,
+        *,
+        domains: Domains,
+        adviser: Adviser,
+        grounder: Grounder,
+        default_policy: str,
+        default_passages: int,
+    ) -> None:
         self._engine = engine
+        self._domains = domains
+        self._lister = DomainLister(domains)
         self._adviser = adviser
+        self._grounder = grounder
         self._default_policy = default_policy
         self._default_passages = default_passages
 
@@ -72,11 +86,23 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         """Says which approach suits a domain, and why."""
         return await self._adviser.answer(request)
 
+    async def ListDomains(
+        self, request: domains_pb2.ListDomainsRequest, context: Context
+    ) -> domains_pb2.ListDomainsResponse:
+        """Names the domains that the caller may ask."""
+        return self._lister.answer(request)
+
+    async def Ground(
+        self, request: router_service_pb2.GroundRequest, context: Context
+    ) -> router_service_pb2.GroundResponse:
+        """Says how far passages support an answer."""
+        return await self._grounder.answer(request)
+
     def _question(self, request: router_service_pb2.AskRequest) -> Question:
         return question_of(
             request,
             principal=call.require_role("user"),
-            default_policy=self._default_policy,
+            domains=self._domains,
             default_passages=self._default_passages,
             timeout_s=call.remaining(),
         )
