@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from services.router.domain import Passage
 from services.router.domain.domains import Depth
 from services.router.domain.grounding import Groundedness, GroundingStatus, Signal
-from services.router.grounding import SentenceGrounding
+from services.router.grounding import SentenceGrounding, reading
 from services.router.grounding.asking import MAX_PAIRS, MAX_TEXTS
-from services.router.grounding.case import MAX_SENTENCES
+from services.router.grounding.case import MAX_SENTENCES, case_of
 from tandem.errors import FailedPrecondition, Unavailable
 from tests.fakes.router import passage
 from tests.fakes.router_grounding import WordClassifier, WordEmbedder, WordScorer
@@ -228,3 +228,26 @@ async def test_figures_are_finite_spans_are_found_again_and_nothing_depends_on_c
             at = sentence.support.document_span.start - source.span.start
             assert source.text[at : at + len(sentence.support.quote)] == sentence.support.quote
             assert sentence.support.document_span.end <= source.span.end
+
+
+def readings(answer: str, text: str, question: str = ASKED) -> dict[str, float]:
+    (found,) = reading.lexical(case_of(question, answer, [passage(text)]))
+    return found
+
+
+def test_figures_are_new_or_of_something_else_but_not_those_of_the_question():
+    text = "Hotels are paid up to EUR 60. The excess is 20 % of every claim."
+    assert readings("Up to EUR 75 are paid for hotels.", text)["new_figures"] > 0
+    assert readings("Up to EUR 75 are paid for hotels.", text, "Are EUR 75 paid?")["new_figures"] == 0
+    assert readings("Hotels are paid up to 60 %.", text)["moved_figures"] > 0
+    assert readings("EUR 60", text, "What is the premium for dogs?")["moved_figures"] > 0
+    assert readings("EUR 60", text, "What is paid for hotels?")["moved_figures"] == 0
+
+
+def test_a_negation_counts_where_all_that_is_near_differs_in_it():
+    denied, said = "Rented bicycles are not insured abroad.", "Rented bicycles are insured abroad by us."
+    assert readings("Rented bicycles are insured abroad.", denied)["negation"] == 1
+    assert readings("Rented bicycles are insured abroad.", said)["negation"] == 0
+    far = "Bicycles that are rented may not travel by rail abroad."
+    assert readings("Rented bicycles of all sorts are insured abroad.", f"{far} {said}")["negation"] == 0
+    assert readings("Rented bicycles of all sorts are insured abroad.", f"{denied} Rented cars are.")["negation"] == 1
