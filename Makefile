@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test lint types imports unit integration e2e deploy-test verify fix \
-        bench-generator bench-embedder bench-retriever bench-hot-swap chaos-retriever soak \
+        bench-generator bench-embedder bench-retriever bench-hot-swap chaos-retriever soak evaluate \
         proto verify-proto verify-telemetry fix-telemetry verify-dashboards fix-dashboards lock clean
 
 help: ## Show the targets
@@ -110,6 +110,9 @@ bench-hot-swap: setup ## Promote another edition of a collection and ask who hel
 
 chaos-retriever: setup ## 200 rounds of kill -9 during ingestion, deletion and search; ARGS='--rounds 20'
 	$(BIN)/python -m benchmarks.retriever_chaos $(ARGS)
+
+evaluate: setup ## Compare all policies on the sample company and, with DATA=DIR, on public sets; options in ARGS
+	$(BIN)/python -m benchmarks.evaluation $(if $(DATA),--data $(DATA)) $(ARGS)
 
 soak: setup ## Half an hour of random load on a generator; options in ARGS, for example ARGS='--minutes 5'
 	$(BIN)/python -m benchmarks.soak $(ARGS)

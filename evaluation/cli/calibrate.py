@@ -18,7 +18,7 @@ from evaluation.retrieval.documents import slug
 from tandem.cli.output import AsJson, console, print_json
 from tandem.cli.progress import Bars
 from tandem.cli.session import As, settings, target
-from tandem.client import AsyncEmbedderClient
+from tandem.client import AsyncEmbedderClient, AsyncFeedbackClient
 from tandem.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -162,11 +162,15 @@ async def _collect(
         )
         judged = []
         if feedback:
-            from tandem.client import AsyncFeedbackClient
-
             to = target("router", principal)
             client = await stack.enter_async_context(
                 AsyncFeedbackClient(to.address, token=to.token, timeout=to.timeout)
             )
-            judged = [one async for one in client.list_feedback(domain=domain)]
+            judged = [one async for one in client.list(domain=domain)]
     return found, judged
+
+
+if __name__ == "__main__":
+    from tandem.cli.app import run
+
+    run(app)
