@@ -251,3 +251,5 @@ def test_a_negation_counts_where_all_that_is_near_differs_in_it():
     far = "Bicycles that are rented may not travel by rail abroad."
     assert readings("Rented bicycles of all sorts are insured abroad.", f"{far} {said}")["negation"] == 0
     assert readings("Rented bicycles of all sorts are insured abroad.", f"{denied} Rented cars are.")["negation"] == 1
+    farther = "Rented bicycles are insured abroad. They are not insured abroad for 9 days as rented bicycles."
+    assert readings("Rented bicycles are insured abroad for 9 days.", farther)["negation"] == 1
