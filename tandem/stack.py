@@ -104,13 +104,19 @@ def read_principals(path: Path) -> dict[str, Principal]:
 
 
 def specs(
-    home: Home, *, port: int = DEFAULT_PORT, adapters: Path | None = None, trust: Sequence[Path] = ()
+    home: Home,
+    *,
+    port: int = DEFAULT_PORT,
+    adapters: Path | None = None,
+    trust: Sequence[Path] = (),
+    domains: Path | None = None,
 ) -> list[Spec]:
     """Makes the data folders and returns how to run the four services.
 
     Port is the router's, the others follow it, and 0 takes free ones. `trust` are files of keys whose signatures on
-    adapters count beside those of the user's own file. A variable that is set in this process's environment wins over
-    the one worked out here.
+    adapters count beside those of the user's own file. `domains` is the folder of domains that the router serves; None
+    serves the one that its settings describe. A variable that is set in this process's environment wins over the one
+    worked out here.
     """
     for folder in (home.data(""), home.adapters()):
         folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +139,7 @@ def specs(
             "ROUTER_EMBEDDER_TARGET": address["embedder"],
             "ROUTER_RETRIEVER_TARGET": address["retriever"],
             "ROUTER_GENERATOR_TARGET": address["generator"],
+            **({} if domains is None else {"ROUTER_DOMAINS_DIR": str(domains.resolve())}),
         },
     }
     result = []

@@ -26,7 +26,10 @@ class DemoQuestion:
 
 @dataclass(frozen=True)
 class Company:
-    """Is a sample company; `folder` holds manifest.jsonl, principals.json, demo.jsonl, documents/ and adapters/."""
+    """Is a sample company.
+
+    `folder` holds manifest.jsonl, principals.json, demo.jsonl, documents/, adapters/ and, where it has some, domains/.
+    """
 
     folder: Path
     principals: dict[str, Principal]
@@ -41,6 +44,12 @@ class Company:
     def trust(self) -> Path:
         """The public keys that have signed the company's adapters."""
         return self.folder / "trusted-signers.json"
+
+    @property
+    def domains(self) -> Path | None:
+        """The company's domains, None where it has none."""
+        folder = self.folder / "domains"
+        return folder if folder.is_dir() else None
 
     def editor(self, tenant: str) -> str:
         """Returns the name of a principal that may ingest for a tenant; raises ConfigError when there is none."""

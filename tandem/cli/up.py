@@ -59,7 +59,8 @@ def up(
         company = samples.read(sample) if sample else None
         prepare(folder, company.principals if company else DEVELOPER)
         adapters, trust = (company.adapters, [company.trust]) if company else (None, [])
-        running = specs(folder, port=port, adapters=adapters, trust=trust)
+        domains = company.domains if company else None
+        running = specs(folder, port=port, adapters=adapters, trust=trust, domains=domains)
         job = _Job(home=folder, specs=running, company=company, once=once, timeout_s=timeout, as_json=as_json)
         asyncio.run(_run(job))
 

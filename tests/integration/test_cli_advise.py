@@ -10,7 +10,9 @@ from typer.testing import CliRunner, Result
 
 from services.router.advisor import Advisor
 from services.router.domain.advice import LEVELS, Costs
-from services.router.servicer.advise import Adviser, OneDomain
+from services.router.domain.domains import DEFAULT_DOMAIN
+from services.router.domains import OneDomain
+from services.router.servicer.advise import Adviser
 from tandem.cli import app as root
 from tandem.cli import profiles
 from tandem.errors import InvalidInput
@@ -47,7 +49,7 @@ class _Router(RouterServiceServicer):
     def __init__(self) -> None:
         arms = (arm("finetuned", 140.0, accuracy=accuracy(0.4)), arm("rag", 640.0, cited_share=0.9))
         evidence = FakeEvidence(type(MEASURED)(arms=arms, collection=MEASURED.collection, missing=("accuracy of rag",)))
-        self._adviser = Adviser(Advisor(), evidence=evidence, profiles=OneDomain(), default_timeout_s=1)
+        self._adviser = Adviser(Advisor(), evidence=evidence, domains=OneDomain(DEFAULT_DOMAIN), default_timeout_s=1)
 
     async def Advise(self, request: object, context: object) -> object:
         return await self._adviser.answer(request)

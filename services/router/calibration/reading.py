@@ -5,7 +5,6 @@ blanks, in ASCII (json.dumps(..., sort_keys=True, separators=(",", ":"))); it na
 """
 
 import base64
-import binascii
 import hashlib
 import json
 from itertools import pairwise
@@ -41,7 +40,9 @@ def read(path: Path, *, domain: str = "", adapter_sha256: str = "") -> Artefact:
             raise CalibrationInvalid(f"{path}: more than {_MAX_BYTES >> 20} MiB; that is no calibration")
         text = path.read_text(encoding="utf-8")
         artefact = parse(text)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CalibrationInvalid(f"{path}: {error.strerror}; write it with `tandem calibrate`") from error
+    except UnicodeDecodeError as error:
         raise CalibrationInvalid(f"{path}: {error}; write it with `tandem calibrate`") from error
     except CalibrationInvalid as error:
         raise CalibrationInvalid(f"{path}: {error}") from error
@@ -192,7 +193,7 @@ def _scope(found: Fields) -> ScopeModel:
 def _floats(found: Fields, name: str, num: int) -> bytes:
     try:
         data = base64.b64decode(found.text(name, empty=True), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or what is no ASCII
         raise CalibrationInvalid(f"{found.path}.{name}: {error}") from error
     if len(data) != num * _FLOAT:
         raise CalibrationInvalid(f"{found.path}.{name}: holds {len(data)} bytes instead of {num * _FLOAT}")

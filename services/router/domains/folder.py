@@ -128,7 +128,7 @@ class DomainFolder:
         for path in sorted(self._folder.iterdir()):
             if path.suffix != ".toml" or path.name.startswith("."):
                 continue
-            last = next((held for held in before.values() if path in held.reading.marks), None)
+            last = next((held for held in before.values() if held.reading.path == path), None)
             if last is not None and all(mark_of(file) == mark for file, mark in last.reading.marks.items()):
                 found[last.reading.name] = last
                 continue

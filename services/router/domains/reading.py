@@ -50,6 +50,7 @@ class Reading:
     before each was: where one of them differs by now, the domain is to be read anew.
     """
 
+    path: Path
     name: str
     domain: Domain | None = None
     tenants: frozenset[str] | None = None
@@ -82,13 +83,20 @@ class DomainReader:
             if not _NAME.fullmatch(path.stem):
                 raise ValueError("its name must be 1 to 64 letters, digits, - and _: rename the file")
         except ValueError as error:
-            return Reading(name=name, faults=(FieldViolation("", str(error)),), marks=marks)
+            return Reading(path=path, name=name, faults=(FieldViolation("", str(error)),), marks=marks)
         fields = Fields(raw)
         domain = self._domain(fields, replace(self._base, name=name, description=""), path, marks)
         fields.end()
         faults = fields.faults or list(_contradictions(domain, raw))
         tenants = None if any(fault.field == "tenants" for fault in faults) else domain.tenants
-        return Reading(name=name, domain=None if faults else domain, tenants=tenants, faults=tuple(faults), marks=marks)
+        return Reading(
+            path=path,
+            name=name,
+            domain=None if faults else domain,
+            tenants=tenants,
+            faults=tuple(faults),
+            marks=marks,
+        )
 
     def _domain(self, fields: Fields, base: Domain, path: Path, marks: dict[Path, Mark]) -> Domain:
         costs = _costs(fields)
@@ -121,7 +129,8 @@ class DomainReader:
         try:
             return None if beside is None else self._calibration(beside, domain=name)
         except CalibrationInvalid as error:
-            fields.note("calibration", str(error))
+            # Callers read this: where the server keeps its files is not for them.
+            fields.note("calibration", str(error).removeprefix(f"{beside}: "))
             return None
 
     def _results(self, fields: Fields, path: Path, marks: dict[Path, Mark]) -> tuple[ArmResult, ...]:
@@ -129,7 +138,7 @@ class DomainReader:
         try:
             return () if beside is None else read_results(beside, self._policies)
         except ResultsInvalid as error:
-            fields.note("results", f"{beside}: {error}")
+            fields.note("results", str(error))
             return ()
 
 
@@ -140,13 +149,15 @@ def _toml(path: Path) -> dict[str, Any]:
             data = file.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise ValueError(f"has more than {_MAX_BYTES >> 20} MiB; that is no domain")
-        return tomllib.loads(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        return tomllib.loads(text)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"is not in UTF-8, from byte {error.start} on: save it as that") from None
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"is no TOML: {error}") from None
+        last = f"at the end, line {text.count(chr(10)) + 1}"
+        raise ValueError(f"is no TOML: {error}".replace("at end of document", last)) from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 

@@ -6,7 +6,6 @@ model alone, are left out.
 """
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +63,6 @@ def _arm(row: Mapping[str, Any], place: str) -> ArmResult:
 
 def _number(row: Mapping[str, Any], key: str, place: str, *, most: float = _MOST) -> float:
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value) or not 0 <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         raise ResultsInvalid(f"{place}.{key} is no number from 0 to {most:g}; evaluate anew")
     return float(value)

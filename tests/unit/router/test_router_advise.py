@@ -6,8 +6,11 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from services.router.advisor import Advisor
-from services.router.domain.advice import Evidence, Profile
-from services.router.servicer.advise import Adviser, OneDomain, checked
+from services.router.domain import Domain
+from services.router.domain.advice import Evidence
+from services.router.domain.domains import DEFAULT_DOMAIN
+from services.router.domains import OneDomain
+from services.router.servicer.advise import Adviser, checked
 from tandem.errors import InvalidInput, NotFound, PermissionDenied
 from tandem.rpc import call
 from tandem.security import Principal
@@ -35,16 +38,12 @@ def limit(milliseconds: float) -> Duration:
     return message
 
 
-class Claims:
-    """Knows one domain."""
-
-    def profile(self, domain: str, principal: Principal) -> Profile | None:
-        return profile(explainability="sources-required", latency_limit_ms=400, costs=COSTS)
+CLAIMS = Domain(name="claims", profile=profile(explainability="sources-required", latency_limit_ms=400, costs=COSTS))
 
 
-def adviser(evidence: Evidence | None = None, profiles: object | None = None) -> Adviser:
+def adviser(evidence: Evidence | None = None, domain: Domain = DEFAULT_DOMAIN) -> Adviser:
     source = FakeEvidence(evidence or Evidence())
-    return Adviser(Advisor(), evidence=source, profiles=profiles or OneDomain(), default_timeout_s=1)  # type: ignore[arg-type]
+    return Adviser(Advisor(), evidence=source, domains=OneDomain(domain), default_timeout_s=1)
 
 
 async def advise(made: Adviser, *, caller: Principal = ALICE, **request: object) -> advice_pb2.AdviseResponse:
@@ -132,7 +131,7 @@ async def test_without_a_domain_nothing_is_measured() -> None:
 
 
 async def test_a_domain_gives_its_profile_and_a_request_changes_it() -> None:
-    made = adviser(profiles=Claims())
+    made = adviser(domain=CLAIMS)
     own = (await advise(made, domain="claims")).advice
     assert (own.leaf_id, own.profile.latency_limit) == ("rag-sources", limit(400))
     what_if = (await advise(made, domain="claims", profile={"explainability": "none"})).advice

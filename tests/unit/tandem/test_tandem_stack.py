@@ -94,6 +94,16 @@ def test_a_variable_of_the_environment_wins(home: Home, monkeypatch: pytest.Monk
     assert router.listen == "127.0.0.1:9999"
 
 
+def test_the_router_serves_the_domains_that_are_given(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def folder(domains: Path | None) -> str | None:
+        return specs(home, domains=domains)[-1].environment.get("ROUTER_DOMAINS_DIR")
+
+    assert folder(None) is None
+    assert folder(Path("sample")) == str(Path.cwd() / "sample")
+    monkeypatch.setenv("ROUTER_DOMAINS_DIR", "/own")
+    assert folder(Path("sample")) == "/own"
+
+
 def test_one_home_runs_one_stack(tmp_path: Path) -> None:
     with exclusive(tmp_path), pytest.raises(ConfigError, match="another"), exclusive(tmp_path):
         pass
