@@ -70,6 +70,19 @@ def read(path: Path) -> tuple[Question, ...]:
     return tuple(found.values())
 
 
+def asked_in(path: Path) -> list[str]:
+    """Returns what the lines of a file ask; raises InvalidInput where a line asks nothing."""
+    found = []
+    for line, row in lines(path):
+        text = row.get("question", row.get("text"))
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidInput(f"{path}, line {line}: a string `question` is needed")
+        found.append(text)
+    if not found:
+        raise InvalidInput(f"{path} holds no question")
+    return found
+
+
 def lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the objects of a file of JSON lines with their numbers; raises InvalidInput."""
     try:

@@ -11,7 +11,7 @@ import typer
 from evaluation.answers.answered import Kept
 from evaluation.answers.asking import Router
 from evaluation.answers.judging import MIN_F1, Rule
-from evaluation.answers.questions import Question, lines, read
+from evaluation.answers.questions import Question, asked_in, read
 from evaluation.cli.asking import Clients, Concurrency, Fresh, MinF1, Out, Seed
 from evaluation.cli.needs import needs_report
 from evaluation.retrieval.documents import slug
@@ -19,7 +19,6 @@ from tandem.cli.output import AsJson, console, print_json
 from tandem.cli.progress import Bars
 from tandem.cli.session import As, settings, target
 from tandem.client import AsyncEmbedderClient, AsyncFeedbackClient
-from tandem.errors import InvalidInput
 
 if TYPE_CHECKING:
     from evaluation.calibration.collecting import Collected
@@ -64,7 +63,7 @@ def calibrate(
     """
     needs_report()
     questions = read(data)
-    training = [] if scope_data is None else questions_of(scope_data)
+    training = [] if scope_data is None else asked_in(scope_data)
     rule = Rule(questions, min_f1=min_f1)
     work = folder or settings().home / "evaluations" / f"calibrate-{slug(domain)}"
     if fresh:
@@ -116,19 +115,6 @@ def calibrate(
         f"put {path} beside the domain's file {domain}.toml, and into that file:", markup=False, soft_wrap=True
     )
     console.print(f'calibration = "{path.name}"', markup=False, soft_wrap=True)
-
-
-def questions_of(path: Path) -> list[str]:
-    """Returns what the lines of a file ask; raises InvalidInput where a line asks nothing."""
-    found = []
-    for line, row in lines(path):
-        text = row.get("question", row.get("text"))
-        if not isinstance(text, str) or not text.strip():
-            raise InvalidInput(f"{path}, line {line}: a string `question` is needed")
-        found.append(text)
-    if not found:
-        raise InvalidInput(f"{path} holds no question")
-    return found
 
 
 async def _collect(

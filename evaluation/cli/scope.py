@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evaluation.answers.questions import asked_in
 from evaluation.cli.asking import Out, Seed
-from evaluation.cli.calibrate import questions_of
 from evaluation.cli.needs import needs_report
 from evaluation.retrieval.documents import slug
 from tandem.cli.output import AsJson, console, print_json
@@ -63,7 +63,7 @@ def scope(
             )
         vectors, about["scope"] = found.vectors, str(calibration)
     else:
-        learnt = list(dict.fromkeys(questions_of(train or data)))
+        learnt = list(dict.fromkeys(asked_in(train or data)))
         setting, texts = halves(texts, seed=seed)
         found = asyncio.run(_embed([*learnt, *(one.text for one in setting), *(one.text for one in texts)], principal))
         first, second = len(learnt), len(learnt) + len(setting)
