@@ -2,7 +2,7 @@
 
 import typer
 
-from evaluation.cli import grounding, retrieval
+from evaluation.cli import arms, grounding, retrieval, scope
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,7 +18,7 @@ def _root() -> None:
     """Keeps the name of a command that is the only one."""
 
 
-for _command in (retrieval, grounding):
+for _command in (retrieval, arms, grounding, scope):
     _command.register(app)
 
 __all__ = ["app"]
