@@ -92,7 +92,7 @@ async def ingestion(on: Conditions, *, chunks: int) -> dict[str, Any]:
     """Ingests so many real chunks into an empty retriever, through the real embedder, and leaves them there."""
     home = on.work / "real"
     home.mkdir(parents=True, exist_ok=True)
-    for stale in (*home.glob("*milvus.db*"), *home.glob(".milvus.db*")):
+    for stale in list(home.glob("*milvus.db*")):
         if stale.is_dir():
             shutil.rmtree(stale)
         else:
