@@ -8,7 +8,6 @@ strings (it takes "\\\\n" for a backslash and an n).
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from urllib.parse import quote
 
 from services.retriever.domain import Condition, DocumentKey, Filter, View
@@ -19,7 +18,6 @@ ALWAYS, NEVER = -(2**62), 2**62
 MAX_ENCODED = 240
 
 
-@lru_cache(maxsize=4_096)  # a search asks for the tenant of every hit
 def encode(name: str) -> str:
     """Returns a name of at most MAX_ENCODED characters out of A-Z a-z 0-9 _ . - % and !, one for each name."""
     plain = quote(name, safe="").replace("~", "%7E")  # which means something in a path into JSON
