@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import embedder_texts, report
-from benchmarks.embedder_arms import ARMS, DEFAULT, REFERENCE, SERVER, Arm, Embedder
+from benchmarks.embedder_arms import ARMS, DEFAULT, EXACT, REFERENCE, SERVER, Arm, Embedder
 from benchmarks.embedder_page import CALLERS, QUALITY, Plan, Round, cells, page
 from benchmarks.embedder_texts import Texts
 from benchmarks.environments import Absent
@@ -28,8 +28,8 @@ _WORK = ROOT / ".tandem" / "bench-embedder"
 _PART = 256  # texts embedded at once where only their vectors count
 _WARM_UP = 32
 SPEED = {
-    "torch": (REFERENCE, "sentence-transformers-bf16", "tandem-fp32", DEFAULT),
-    "openvino": (REFERENCE, DEFAULT, "tandem-openvino-bf16", "tandem-openvino-int8"),
+    "torch": (REFERENCE, "sentence-transformers-bf16", EXACT, "tandem-torch"),
+    "openvino": (REFERENCE, DEFAULT, "tandem-torch", "tandem-openvino-int8"),
     "server": (REFERENCE, SERVER, DEFAULT, "tandem-openvino-int8"),
     "peers-openvino": (REFERENCE, "openvino-fp32", "openvino-bf16", "openvino-int8"),
     "peers-onnxruntime": (REFERENCE, "onnxruntime-fp32", "onnxruntime-int8"),

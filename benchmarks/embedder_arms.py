@@ -250,6 +250,7 @@ def ours(settings: dict[str, str]) -> Start:
 REFERENCE = "sentence-transformers-fp32"
 SERVER = "sentence-transformers-server"
 DEFAULT = "tandem-default"
+EXACT = "tandem-torch-fp32"
 ARMS = [
     Arm(REFERENCE, "`encode` in its own process, batches of 32", peer("sentence-transformers", "fp32")),
     Arm("sentence-transformers-bf16", "the same, weights in bf16", peer("sentence-transformers", "bf16")),
@@ -259,8 +260,8 @@ ARMS = [
     Arm("openvino-bf16", "the same in bf16", peer("openvino", "bf16")),
     Arm("openvino-int8", "the same in int8 by nncf", peer("openvino", "int8")),
     Arm(SERVER, "`encode` in fp32 behind FastAPI, over HTTP", http_server),
-    Arm("tandem-fp32", "over gRPC, torch", ours({"PRECISION": "fp32"}), ours=True),
-    Arm(DEFAULT, "over gRPC, torch, bf16 where the processor has it", ours({}), ours=True),
-    Arm("tandem-openvino-bf16", "over gRPC", ours({"BACKEND": "openvino", "PRECISION": "bf16"}), ours=True),
+    Arm(EXACT, "over gRPC", ours({"BACKEND": "torch", "PRECISION": "fp32"}), ours=True),
+    Arm("tandem-torch", "over gRPC, bf16 where the processor has it", ours({"BACKEND": "torch"}), ours=True),
+    Arm(DEFAULT, "over gRPC, as it comes: OpenVINO, bf16 where the processor has it", ours({}), ours=True),
     Arm("tandem-openvino-int8", "over gRPC", ours({"BACKEND": "openvino", "PRECISION": "int8"}), ours=True),
 ]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from benchmarks.embedder_arms import ARMS, DEFAULT, REFERENCE, SERVER
+from benchmarks.embedder_arms import ARMS, DEFAULT, EXACT, REFERENCE, SERVER
 
 CALLERS = 16
 QUALITY = "quality-"
@@ -144,7 +144,7 @@ def _against_reference(what: str, cell: Cell, *, passages: float, single: float)
 
 def _near(found: Mapping[str, Cell]) -> list[str]:
     """Returns our arms whose quality is that of fp32."""
-    exact = found["tandem-fp32"].ndcg if "tandem-fp32" in found else None
+    exact = found[EXACT].ndcg if EXACT in found else None
     ours = {arm.name for arm in ARMS if arm.ours}
     return [
         name

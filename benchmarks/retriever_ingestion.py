@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -91,10 +92,11 @@ async def ingestion(on: Conditions, *, chunks: int) -> dict[str, Any]:
     """Ingests so many real chunks into an empty retriever, through the real embedder, and leaves them there."""
     home = on.work / "real"
     home.mkdir(parents=True, exist_ok=True)
-    for file in home.glob("*milvus.db*"):
-        file.unlink()
-    for file in home.glob(".milvus.db*"):
-        file.unlink()
+    for stale in list(home.glob("*milvus.db*")):
+        if stale.is_dir():
+            shutil.rmtree(stale)
+        else:
+            stale.unlink()
     async with model_embedder(home, on.embedder) as (address, embedder):
         server = Retriever(home, address, {"CREDENTIAL_FILE": str(home / "retriever.token")})
         await server.start()

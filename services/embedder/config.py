@@ -18,10 +18,10 @@ class EmbedderConfig(ServerConfig):
         "sentence-transformers folder (mean or cls pooling, safetensors weights, tokenizer.json).",
     )
     backend: str = setting(
-        "torch",
-        choices=("torch", "openvino"),
-        help="What computes. openvino is faster with short queries and the only one that has int8; it needs the extra "
-        "embedder-openvino.",
+        "auto",
+        choices=("auto", "torch", "openvino"),
+        help="What computes. openvino is faster, and the only one that has int8, for which it needs the extra "
+        "embedder-int8. auto is openvino for a BERT on an x86-64 processor where the package is installed, else torch.",
     )
     precision: str = setting(
         "auto",

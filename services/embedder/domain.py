@@ -38,6 +38,8 @@ class ModelInfo:
     """What it computes in: "fp32", "bf16" or "int8"."""
     labels: tuple[str, ...] = ()
     """Classes of a cross-encoder."""
+    backend: str = "torch"
+    """What computes: "torch" or "openvino"."""
     pads: bool = True
     """Whether the texts of a batch are filled up to its longest."""
 

@@ -103,6 +103,7 @@ class EmbedderServicer(pb_grpc.EmbedderServiceServicer):
             dimension=model.dimension,
             max_tokens=model.max_tokens,
             precision=model.precision,
+            backend=model.backend,
             reranker=_lineage(self._engine.reranker),
             classifier=_lineage(self._engine.classifier),
         )

@@ -480,6 +480,7 @@ class GetEmbeddingModelResponse(_message.Message):
     PRECISION_FIELD_NUMBER: _builtins.int
     RERANKER_FIELD_NUMBER: _builtins.int
     CLASSIFIER_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
     dimension: _builtins.int
     """dimension is the number of components of each vector."""
     max_tokens: _builtins.int
@@ -488,6 +489,8 @@ class GetEmbeddingModelResponse(_message.Message):
     """
     precision: _builtins.str
     """precision is what the model computes in: "fp32", "bf16" or "int8"."""
+    backend: _builtins.str
+    """backend is what computes the vectors: "torch" or "openvino"."""
     @_builtins.property
     def lineage(self) -> _common_pb2.Lineage:
         """lineage names the model and the hash of its weights."""
@@ -511,10 +514,11 @@ class GetEmbeddingModelResponse(_message.Message):
         precision: _builtins.str = ...,
         reranker: _common_pb2.Lineage | None = ...,
         classifier: _common_pb2.Lineage | None = ...,
+        backend: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["classifier", b"classifier", "lineage", b"lineage", "reranker", b"reranker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classifier", b"classifier", "dimension", b"dimension", "lineage", b"lineage", "max_tokens", b"max_tokens", "precision", b"precision", "reranker", b"reranker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "classifier", b"classifier", "dimension", b"dimension", "lineage", b"lineage", "max_tokens", b"max_tokens", "precision", b"precision", "reranker", b"reranker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

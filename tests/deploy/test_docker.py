@@ -106,6 +106,12 @@ def test_the_retriever_needs_no_model() -> None:
     assert not retriever & {"torch", "transformers", "peft", "openvino", "nncf"}
 
 
+def test_the_embedder_has_both_backends_and_nothing_to_calibrate_with() -> None:
+    embedder = closure("embedder")
+    assert {"openvino", "torch"} <= embedder
+    assert "nncf" not in embedder
+
+
 def test_the_walk_would_find_torch() -> None:
     assert "torch" in closure("embedder")
     assert "pymilvus" in closure("retriever")

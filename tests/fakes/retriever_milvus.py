@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from pymilvus.exceptions import MilvusException
 
 from services.retriever.backend.store import MilvusStore
 from services.retriever.config import RetrieverConfig
@@ -153,6 +154,17 @@ class FakeConnection:
             return do(self.client, 1.0)
         finally:
             await asyncio.sleep(0)
+
+    async def search(self, name: str, excuse: Callable[[Exception], Any], **options: Any) -> Any:
+        """Ranks rows."""
+
+        def do(client: Any, timeout: float) -> Any:
+            try:
+                return list(client.search(name, timeout=timeout, **options)[0])
+            except MilvusException as error:
+                return excuse(error)
+
+        return await self.call(do)
 
 
 def store_on(connection: Any, **settings: Any) -> MilvusStore:

@@ -95,4 +95,4 @@ def test_late_interaction_prefers_the_text_that_answers() -> None:
 
 def test_int8_is_for_openvino_alone() -> None:
     with pytest.raises(ConfigError, match="needs the backend openvino"):
-        load_encoder(EmbedderConfig(precision="int8"), workers=1, threads=1)
+        load_encoder(EmbedderConfig(backend="torch", precision="int8"), workers=1, threads=1)

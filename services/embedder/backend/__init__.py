@@ -2,13 +2,22 @@
 
 import ctypes
 import logging
+import platform
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from transformers.utils import logging as transformers_logging
 
 from services.embedder.backend.encoder import TorchEncoder
-from services.embedder.backend.folder import BUNDLED_MODEL, ModelFolder, find_folder, read_cross_encoder, read_folder
+from services.embedder.backend.folder import (
+    BUNDLED_MODEL,
+    ModelFolder,
+    find_folder,
+    read_cross_encoder,
+    read_folder,
+    read_json,
+)
 from services.embedder.backend.pairs import CrossEncoder, LateInteraction
 from services.embedder.config import EmbedderConfig
 from services.embedder.domain import LATE_INTERACTION, Encoder, PairScorer
@@ -16,6 +25,7 @@ from tandem.config import cache_home
 from tandem.errors import ConfigError
 
 log = logging.getLogger(__name__)
+_MEASURED_ON = ("x86_64", "AMD64")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 __all__ = ["load_classifier", "load_encoder", "load_reranker"]
@@ -25,10 +35,11 @@ def load_encoder(config: EmbedderConfig, *, workers: int, threads: int) -> Encod
     """Loads the embedding model. Raises ConfigError when it cannot be served."""
     precision = _prepare(config, threads)
     folder = _embedding_folder(config)
-    about = {"model": folder.name, "pooling": folder.pooling, "precision": precision, "backend": config.backend}
+    backend = choose_backend(config, folder)
+    about = {"model": folder.name, "pooling": folder.pooling, "precision": precision, "backend": backend}
     log.info("loading model", extra=about)
-    if config.backend == "openvino":
-        # Imported here, for it is an extra.
+    if backend == "openvino":
+        # Imported here, for it need not be installed.
         from services.embedder.backend.openvino import OpenVinoEncoder
 
         cache = (config.cache_dir or cache_home()) / "embedder-int8"
@@ -50,6 +61,18 @@ def load_classifier(config: EmbedderConfig, *, threads: int) -> PairScorer:
     return CrossEncoder(_cross_encoder("classifier", config.classifier), precision=precision, device=config.device)
 
 
+def choose_backend(config: EmbedderConfig, folder: ModelFolder) -> str:
+    """Returns "openvino" or "torch": what the configuration says, or which of them suits model and machine."""
+    if config.backend != "auto":
+        return config.backend
+    if config.precision == "int8":
+        return "openvino"
+    here = config.device == "cpu" and platform.machine() in _MEASURED_ON and find_spec("openvino") is not None
+    model = read_json(folder.weights / "config.json", dict)
+    carried = model.get("model_type") == "bert" and not model.get("is_decoder")
+    return "openvino" if here and carried else "torch"
+
+
 def best_precision(device: str) -> str:
     """Returns bf16 on a GPU and on processors with bf16 instructions, else fp32."""
     found = torch.cpu.get_capabilities()
@@ -63,7 +86,9 @@ def _prepare(config: EmbedderConfig, threads: int) -> str:
         raise ConfigError("the device is cuda, but torch sees none; set the device to cpu")
     if config.device == "cuda" and config.backend == "openvino":
         raise ConfigError("the backend openvino runs on the cpu; set the backend to torch")
-    if config.precision == "int8" and config.backend != "openvino":
+    if config.precision == "int8" and config.device == "cuda":
+        raise ConfigError("int8 runs on the cpu; set the precision to bf16")
+    if config.precision == "int8" and config.backend == "torch":
         raise ConfigError("int8 needs the backend openvino, in which it is faster than bf16")
     transformers_logging.disable_progress_bar()
     _keep_freed_memory()

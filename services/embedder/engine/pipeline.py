@@ -5,7 +5,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
 
 from opentelemetry.trace import Tracer
 
@@ -48,6 +49,8 @@ class Pipeline(Generic[Input, R]):
         self._admission = Admission(max_tokens=limits.max_queue_tokens)
         self._arrival = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
+        self._alone: set[asyncio.Task[Any]] = set()
+        """Calls that run the batch of their one text themselves."""
         self._pace = Pace(workers=limits.workers)
 
     @property
@@ -82,13 +85,14 @@ class Pipeline(Generic[Input, R]):
             asyncio.create_task(self._run(model), name=f"embedder-batches-{number}")
             for number in range(self._limits.workers)
         ]
-        log.info("model ready", extra={"model": model.info.name, "sha256": model.info.sha256})
+        about = {"precision": model.info.precision, "backend": model.info.backend}
+        log.info("model ready", extra={"model": model.info.name, "sha256": model.info.sha256, **about})
 
     async def stop(self) -> None:
         """Refuses everything that has no result yet. Safe to call more than once."""
         self._model = None
-        for runner in self._runners:
-            runner.cancel()
+        for task in (*self._runners, *self._alone):
+            task.cancel()
         if self._runners:
             await asyncio.wait(self._runners)
         while entries := self._queue.take():
@@ -106,11 +110,15 @@ class Pipeline(Generic[Input, R]):
             raise Overloaded("the embedder's queue is full", retry_after_s=self._pace.seconds_for(excess))
         self._admission.take(wanted)
         with self._in_queue(Call(held=wanted)) as call:
-            with self._tracer.start_as_current_span("embedder.tokenize", attributes={"num_texts": len(inputs)}):
-                tokenized = await self._tokenize(model, inputs)
+            tokenized = await self._tokenize(model, inputs)
             if whole:
                 refuse_long(tokenized, whole, model.info)
+            alone = len(inputs) == 1 and not self._queue and not self._workers.slot.locked()
             waiting = self._enqueue(call, tokenized, demanded=wanted, arrived=arrived)
+            if alone:  # sooner without a runner: each change of tasks is a turn of the loop
+                await self._run_alone(model)
+            else:
+                self._arrival.set()
             computed = [await item.result for item in waiting]
         self._trace(computed)
         return computed
@@ -167,7 +175,9 @@ class Pipeline(Generic[Input, R]):
         await self._admission.wait(wanted)
         call.held += wanted
         tokenized = await self._tokenize(model, [one])
-        return self._enqueue(call, tokenized, demanded=wanted, arrived=arrived)[0].result
+        (item,) = self._enqueue(call, tokenized, demanded=wanted, arrived=arrived)
+        self._arrival.set()
+        return item.result
 
     async def _tokenize(self, model: Model[Input, R], inputs: Sequence[Input]) -> list[TokenizedText]:
         if are_short(inputs):
@@ -184,22 +194,37 @@ class Pipeline(Generic[Input, R]):
         now = time.perf_counter()
         waiting: list[Item[R]] = [Item(call, tokens, now - arrived, now) for tokens in tokenized]
         self._queue.push(call, [(len(item.tokens.ids), item) for item in waiting])
-        self._arrival.set()
         return waiting
 
     async def _run(self, model: Model[Input, R]) -> None:
         """Runs batches until cancelled; one of the owners of all model work."""
         while True:
             await self._arrival.wait()
-            async with self._workers.slot:  # a batch is put together when it can run, not before
-                entries = self._queue.take()
-                if not entries:
-                    self._arrival.clear()
-                    continue
-                for entry in entries:
-                    entry.payload.call.held -= entry.num_tokens
-                self._admission.release(sum(entry.num_tokens for entry in entries))
+            if not await self._run_next(model):
+                self._arrival.clear()
+
+    async def _run_alone(self, model: Model[Input, R]) -> None:
+        """Runs what the calling task has put into the empty queue; stopping ends the wait, not the task."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._alone.add(task)
+        try:
+            await self._run_next(model)
+        except asyncio.CancelledError:
+            if self._model is not None or task.uncancel():
+                raise
+        finally:
+            self._alone.discard(task)
+
+    async def _run_next(self, model: Model[Input, R]) -> bool:
+        """Runs one batch of what waits; tells whether there was any."""
+        async with self._workers.slot:  # a batch is put together when it can run, not before
+            entries = self._queue.take()
+            for entry in entries:
+                entry.payload.call.held -= entry.num_tokens
+            self._admission.release(sum(entry.num_tokens for entry in entries))
+            if entries:
                 await self._attempt(model, entries)
+        return bool(entries)
 
     async def _attempt(self, model: Model[Input, R], entries: Sequence[Entry[Item[R]]]) -> None:
         try:
@@ -217,20 +242,30 @@ class Pipeline(Generic[Input, R]):
         started = time.perf_counter()
         outputs = await self._workers.compute(lambda: model.run(batch))
         seconds = time.perf_counter() - started
-        self._record(entries, batch, pads=model.info.pads, seconds=seconds)
+        self._pace.remember(sum(entry.num_tokens for entry in entries), seconds)
+        # Counted in the loop's next turn, when the replies are on their way.
+        record = partial(self._record, entries, batch, pads=model.info.pads, started=started, seconds=seconds)
+        asyncio.get_running_loop().call_soon(record)
         for entry, place in zip(entries, places, strict=True):
             item = entry.payload
             timings = Timings(tokenize=item.tokenize_seconds, queue=started - item.enqueued, infer=seconds)
-            self._metrics.queue_seconds.observe(timings.tokenize + timings.queue)
             if not item.result.done():
                 item.result.set_result(Computed(outputs[place], entry.num_tokens, item.tokens.truncated, timings))
 
     def _record(
-        self, entries: Sequence[Entry[Item[R]]], batch: Sequence[TokenizedText], *, pads: bool, seconds: float
+        self,
+        entries: Sequence[Entry[Item[R]]],
+        batch: Sequence[TokenizedText],
+        *,
+        pads: bool,
+        started: float,
+        seconds: float,
     ) -> None:
         num_tokens, lengths = sum(entry.num_tokens for entry in entries), [len(tokens.ids) for tokens in batch]
         computed = max(lengths) * len(lengths) if pads else sum(lengths)
-        self._pace.remember(num_tokens, seconds)
+        for entry in entries:
+            item = entry.payload
+            self._metrics.queue_seconds.observe(item.tokenize_seconds + started - item.enqueued)
         self._metrics.inference_seconds.observe(seconds)
         self._metrics.batch_texts.observe(len(entries))
         self._metrics.batch_tokens.observe(computed)
@@ -245,5 +280,12 @@ class Pipeline(Generic[Input, R]):
         end = time.time_ns()
         middle = end - round(slowest.infer * 1e9)
         start = middle - round(slowest.queue * 1e9)
+        arrival = start - round(slowest.tokenize * 1e9)
+        tokenize = self._tracer.start_span(
+            "embedder.tokenize", start_time=arrival, attributes={"num_texts": len(computed)}
+        )
+        if not tokenize.is_recording():
+            return
+        tokenize.end(start)
         self._tracer.start_span("embedder.queue", start_time=start).end(middle)
         self._tracer.start_span("embedder.infer", start_time=middle).end(end)

@@ -1,4 +1,7 @@
-"""Keeps a connection to Milvus: bounded calls in threads, and Milvus Lite started again when it dies."""
+"""Keeps a connection to Milvus: bounded calls in threads, and Milvus Lite started again when it dies.
+
+Milvus Lite is searched from the event loop: a thread adds half a millisecond to a call of one.
+"""
 
 import asyncio
 import logging
@@ -13,10 +16,12 @@ import grpc
 
 from services.retriever.backend.access import Access
 from services.retriever.backend.lite import LiteServer
+from services.retriever.backend.ranking import LiteRanking
+from services.retriever.backend.refusals import down, translated
 from services.retriever.backend.visibility import STRONG, Consistent
 from services.retriever.config import RetrieverConfig
 from services.retriever.metrics import RetrieverMetrics
-from tandem.errors import DeadlineExceeded, Internal, Unavailable
+from tandem.errors import DeadlineExceeded, Unavailable
 from tandem.rpc import call
 
 log = logging.getLogger(__name__)
@@ -28,12 +33,6 @@ _CONNECT_S = 10.0
 _OVERTIME_S = 1.0
 _RECONNECT_MS = 1_000
 _PAUSES_S = (0.0, 0.2, 1.0, 5.0)
-_DOWN = "the vector store cannot be reached"
-_REFUSED = "the vector store does not accept the retriever's credentials any more"
-_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
-_SHUT_OUT = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-# Milvus' own codes for what passes: starting, overloaded, not loaded again yet after a restart, nodes that moved.
-_PASSING = {1, 2, 3, 4, 6, 8, 9, 10, 101, 103, 400, 401, 500, 501, 502, 503, 600, 601, 602, 901, 902, 903}
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,18 @@ class _Failed:
 class _Session:
     """Is one client and the threads that call it; `lost` is done when its engine has died."""
 
-    def __init__(self, client: Any, *, threads: int) -> None:
+    def __init__(self, client: Any, *, threads: int, ranking: LiteRanking | None = None) -> None:
         self.client = client
+        self.ranking = ranking
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix="milvus")
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         # Calls that hang on a dead engine end by their own timeouts.
         self.executor.shutdown(wait=False, cancel_futures=True)
         self.client.close()
+        if self.ranking is not None:
+            await self.ranking.close()
 
 
 class MilvusConnection:
@@ -96,7 +98,7 @@ class MilvusConnection:
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
         if self._session is not None:
-            self._session.close()
+            await self._session.close()
             self._session = None
         if self._lite is not None:
             await self._lite.stop()
@@ -106,9 +108,7 @@ class MilvusConnection:
 
         Raises Unavailable when Milvus does not answer in time, DeadlineExceeded when the caller's time is up first.
         """
-        left = call.remaining()
-        budget = self._timeout_s if left is None else min(self._timeout_s, left)
-        deadline = time.monotonic() + budget
+        deadline = self._deadline()
         for _ in range(2):
             session = await self._current(deadline)
             answer: asyncio.Future[T | _Failed] = asyncio.get_running_loop().run_in_executor(
@@ -122,15 +122,38 @@ class MilvusConnection:
                 if not isinstance(outcome, _Failed):
                     return outcome
                 error = outcome.error
-                if not (isinstance(error, Unavailable) and self._lite is not None and await self._died(session)):
-                    if isinstance(error, Unavailable) and _time_is_up():
-                        raise DeadlineExceeded("the deadline passed while the vector store was asked") from error
+                if not await self._may_be_repeated(session, error):
                     raise error
             else:
                 answer.cancel()
                 if not session.lost.done():
                     break
-        raise Unavailable(_DOWN, retry_after_s=1.0)
+        raise down()
+
+    async def search(self, name: str, excuse: Callable[[Exception], T], **options: Any) -> list[Any] | T:
+        """Ranks rows; `excuse` makes an answer of what pymilvus raises, or raises it again. Otherwise like call."""
+        from pymilvus.exceptions import MilvusException
+
+        def do(client: Any, timeout: float) -> list[Any] | T:
+            try:
+                return list(client.search(name, timeout=timeout, **options)[0])
+            except MilvusException as error:
+                return excuse(error)
+
+        deadline = self._deadline()
+        session = await self._current(deadline)
+        if session.ranking is None:
+            return await self.call(do)
+        try:
+            with translated(do):
+                try:
+                    return await session.ranking.search(name, deadline=deadline, **options)
+                except MilvusException as error:
+                    return excuse(error)
+        except Unavailable as error:
+            if not await self._may_be_repeated(session, error):
+                raise
+        return await self.call(do)
 
     def newest(self, client: Any) -> Any:
         """Returns a client whose reads miss nothing that any replica has written, acknowledged or not."""
@@ -139,10 +162,25 @@ class MilvusConnection:
     def _view(self, client: Any, level: str | None = None) -> Any:
         return client if self.embedded else Consistent(client, level or self._consistency)
 
-    async def _died(self, session: _Session) -> bool:
-        """Tells whether a failed call was cut off by the engine's death, which is noticed a moment after."""
-        await asyncio.wait({session.lost}, timeout=0.5)
-        return session.lost.done()
+    def _deadline(self) -> float:
+        left = call.remaining()
+        return time.monotonic() + (self._timeout_s if left is None else min(self._timeout_s, left))
+
+    async def _may_be_repeated(self, session: _Session, error: Exception) -> bool:
+        """Tells whether a failed call was cut off by the engine's death, which is noticed a moment after.
+
+        Raises DeadlineExceeded where it was not, and the caller's time is up.
+        """
+        if not isinstance(error, Unavailable):
+            return False
+        if self._lite is not None:
+            await asyncio.wait({session.lost}, timeout=0.5)
+            if session.lost.done():
+                return True
+        left = call.remaining()
+        if left is not None and left < 0.02:
+            raise DeadlineExceeded("the deadline passed while the vector store was asked") from error
+        return False
 
     async def _current(self, deadline: float) -> _Session:
         if self._session is not None:
@@ -151,23 +189,25 @@ class MilvusConnection:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())), self._changed:
                 await self._changed.wait_for(lambda: self._session is not None)
         except TimeoutError:
-            raise Unavailable(_DOWN, retry_after_s=1.0) from None
+            raise down() from None
         if self._session is None:
-            raise Unavailable(_DOWN, retry_after_s=1.0)
+            raise down()
         return self._session
 
     async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, ranking = asyncio.get_running_loop(), None
         if self._lite is not None:
-            client = await loop.run_in_executor(None, _lite_client, await self._lite.start())
+            uri = await self._lite.start()
+            client = await loop.run_in_executor(None, _lite_client, uri)
+            ranking = LiteRanking(uri, concurrency=self._concurrency)
         else:
             client = await loop.run_in_executor(None, _server_client, self._access)
-        session = _Session(client, threads=self._concurrency)
+        session = _Session(client, threads=self._concurrency, ranking=ranking)
         try:
             if self._on_open is not None:
                 await loop.run_in_executor(session.executor, _opening, self._on_open, self._view(client, STRONG))
         except BaseException:
-            session.close()
+            await session.close()
             raise
         async with self._changed:
             self._session = session
@@ -183,7 +223,7 @@ class MilvusConnection:
                     log.error("Milvus Lite died", extra={"exit_status": status})
                     lost, self._session = self._session, None
                     lost.lost.set_result(None)
-                    lost.close()
+                    await lost.close()
                 await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
                 await lite.stop()
                 await self._connect()
@@ -194,11 +234,6 @@ class MilvusConnection:
             failures = 0
             self._metrics.store_restarts.inc()
             log.info("Milvus Lite runs again")
-
-
-def _time_is_up() -> bool:
-    left = call.remaining()
-    return left is not None and left < 0.02
 
 
 def _lite_client(uri: str) -> Any:
@@ -245,42 +280,12 @@ def _outcome(do: Callable[[Any, float], T], client: Any, deadline: float) -> T |
 
 
 def _guarded(do: Callable[[Any, float], T], client: Any, deadline: float) -> T:
-    """Runs in a thread; turns what pymilvus raises into our errors, without the text that its messages quote."""
-    from pymilvus.exceptions import MilvusException
-
+    """Runs in a thread."""
     left = deadline - time.monotonic()
     if left <= 0.001:
-        raise Unavailable(_DOWN, retry_after_s=1.0)
-    try:
+        raise down()
+    with translated(do):
         answer = do(client, left)
         if isinstance(client, Consistent):
             client.wait_until_visible(lambda: max(0.01, deadline - time.monotonic()))
         return answer
-    except grpc.RpcError as error:
-        code = error.code() if isinstance(error, grpc.Call) else None
-        if code in _LOST:
-            raise Unavailable(_DOWN, retry_after_s=1.0) from error
-        if code in _SHUT_OUT:
-            log.error("Milvus refuses the retriever's credentials")
-            raise Unavailable(_REFUSED, reason="STORE_REFUSED") from error
-        raise _refused(do, code) from error
-    except MilvusException as error:
-        # pymilvus has no kind of its own for a lost connection; what else Milvus reports is our mistake.
-        if error.code in _LOST or error.code in _PASSING or _is_lost(error):
-            raise Unavailable(_DOWN, retry_after_s=1.0) from error
-        raise _refused(do, error.code) from error
-    except ValueError as error:
-        if "closed channel" in str(error):  # the session was given up while the call waited for a thread
-            raise Unavailable(_DOWN, retry_after_s=1.0) from error
-        raise
-
-
-def _refused(do: Callable[..., Any], code: object) -> Internal:
-    # The message stays out of the log: it may quote what was asked.
-    log.error("Milvus refused a call", extra={"code": str(code), "call": do.__qualname__})
-    return Internal(f"Milvus refused a call ({code})")
-
-
-def _is_lost(error: Any) -> bool:
-    text = str(error).lower()
-    return any(word in text for word in ("fail connecting", "retry", "unavailable", "deadline", "timeout", "closed"))

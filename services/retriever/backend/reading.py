@@ -1,6 +1,6 @@
 """What the store reads: documents' rows, texts, and rankings of chunks."""
 
-import time
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,33 +133,20 @@ class Reading:
         return await self._search(query, view, field="sparse", snapshot=snapshot, limit=limit)
 
     async def _search(self, what: str | list[float], view: View, *, field: str, snapshot: str, limit: int) -> list[Hit]:
-        where = in_view(view)
-
-        def do(client: Any, timeout: float) -> list[Any]:
-            from pymilvus.exceptions import MilvusException
-
-            for _ in range(_TRIES):
-                try:
-                    (hits,) = client.search(
-                        self._names.chunks_of(snapshot),
-                        data=[what],
-                        anns_field=field,
-                        filter=where,
-                        limit=limit,
-                        output_fields=CHUNK_FIELDS,
-                        timeout=timeout,
-                    )
-                except MilvusException as error:
-                    if _has_no_words_yet(error):
-                        return []
-                    if not _counts_words(error):
-                        raise
-                    time.sleep(_RECOUNT_S)
-                else:
-                    return list(hits)
-            raise Unavailable("Milvus is counting words anew", retry_after_s=1.0)
-
-        return [entity_to_hit(view.principal.tenant, hit) for hit in await self._connection.call(do)]
+        for _ in range(_TRIES):
+            hits = await self._connection.search(
+                self._names.chunks_of(snapshot),
+                _excused,
+                data=[what],
+                anns_field=field,
+                filter=in_view(view),
+                limit=limit,
+                output_fields=CHUNK_FIELDS,
+            )
+            if hits is not None:
+                return [entity_to_hit(view.principal.tenant, hit) for hit in hits]
+            await asyncio.sleep(_RECOUNT_S)
+        raise Unavailable("Milvus is counting words anew", retry_after_s=1.0)
 
     async def vectors(self, row_ids: Sequence[str], *, snapshot: str) -> dict[str, Vector]:
         """Returns the vectors of hits."""
@@ -195,7 +182,16 @@ class Reading:
         return await self._connection.call(do)
 
 
-def _has_no_words_yet(error: Any) -> bool:
+def _excused(error: Exception) -> list[Any] | None:
+    """Returns no hits where there cannot be any, None where a ranking is to be made again; else raises the error."""
+    if _has_no_words_yet(error):
+        return []
+    if _counts_words(error):
+        return None
+    raise error
+
+
+def _has_no_words_yet(error: Exception) -> bool:
     """Tells whether Milvus Lite refused to rank by BM25 as its collection never held a chunk: it divides 0 by 0.
 
     Its count of words begins with the first insertion, and what is removed leaves it in order.
@@ -203,7 +199,7 @@ def _has_no_words_yet(error: Any) -> bool:
     return "Invalid sparse row: NaN or Inf value" in str(error)
 
 
-def _counts_words(error: Any) -> bool:
+def _counts_words(error: Exception) -> bool:
     """Tells whether Milvus Lite failed to rank by BM25 as chunks were being removed.
 
     For a moment it counts fewer chunks than there are with a word, whose weight is negative then.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from services.retriever.backend.keys import (
@@ -172,15 +173,15 @@ def num_parts(num_characters: int) -> int:
 def entity_to_hit(tenant: str, hit: Mapping[str, Any]) -> Hit:
     """Returns one hit of a search among a tenant's chunks."""
     entity = hit["entity"]
-    row_id = str(entity["id"])
+    row_id = entity["id"]
     _, document_id, version, number = row_id.split("/")
     chunk = Chunk(
-        start=int(entity["span_start"]),
-        end=int(entity["span_end"]),
-        headings=tuple(json.loads(entity["headings"])),
-        page=int(entity["page"]) or None,
+        start=entity["span_start"],
+        end=entity["span_end"],
+        headings=_headings(entity["headings"]),
+        page=entity["page"] or None,
     )
-    text = entity["content"][int(entity["prefix"]) :]
+    text = entity["content"][entity["prefix"] :]
     return Hit(
         row_id=row_id,
         key=DocumentKey(tenant, document_id),
@@ -188,8 +189,13 @@ def entity_to_hit(tenant: str, hit: Mapping[str, Any]) -> Hit:
         chunk=chunk,
         text=text,
         ordinal=int(number),
-        score=float(hit["distance"]),
+        score=hit["distance"],
     )
+
+
+@lru_cache(maxsize=1024)
+def _headings(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def around(hit: Hit, distance: int) -> list[str]:

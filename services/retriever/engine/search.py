@@ -163,7 +163,7 @@ class Searcher:
                 dense, sparse, live, num_stale = await self._alive(dense, sparse, run.view)
             candidates = fuse(dense, sparse, fusion, sparse_ended=sparse_ended)
             if not wish.keep_duplicates:
-                candidates = without_duplicates(candidates)
+                candidates = without_duplicates(candidates, most=self._num_considered(wish))
             full = len(candidates) >= wish.top_k
             # A stale hit may mean that a document was replaced between ranking and check: look once more.
             if (full and number > 0) or (num_stale == 0 and (full or (dense_ended and sparse_ended))):
@@ -174,9 +174,15 @@ class Searcher:
     def _depth(self, run: _Run) -> int:
         """Returns how deep to rank at first: what is neither fused nor reranked needs room for what is dropped."""
         top_k = run.wish.top_k
-        if run.mode is Mode.HYBRID or run.wish.diversity > 0 or self._reranks(run.wish):
+        if run.mode is Mode.HYBRID or self._chooses(run.wish):
             return max(4 * top_k, _MIN_DEPTH)
         return top_k + _SPARE
+
+    def _num_considered(self, wish: Wish) -> int:
+        return max(wish.top_k, min(4 * wish.top_k, _CONSIDERED)) if self._chooses(wish) else wish.top_k
+
+    def _chooses(self, wish: Wish) -> bool:
+        return wish.diversity > 0 or self._reranks(wish)
 
     def _reranks(self, wish: Wish) -> bool:
         return self._defaults.rerank if wish.rerank is None else wish.rerank
@@ -216,7 +222,7 @@ class Searcher:
     async def _best(self, run: _Run, candidates: list[Candidate]) -> list[Candidate]:
         """Returns the top_k candidates as reranker and diversity choose."""
         wish = run.wish
-        considered = candidates[: max(wish.top_k, min(4 * wish.top_k, _CONSIDERED))]
+        considered = candidates[: self._num_considered(wish)]
         if considered and self._reranks(wish):
             with run.timed("rerank"):
                 scores = await self._embedder.rerank(wish.query, [item.hit.text for item in considered])

@@ -100,9 +100,9 @@ def test_goals_are_judged_by_the_reference_of_the_same_run() -> None:
     measured = {
         REFERENCE: arm(10, 10, None),
         SERVER: arm(9, 11, 100),
-        "tandem-fp32": arm(17, 4, ndcg=0.650),
+        "tandem-torch-fp32": arm(17, 4, ndcg=0.650),
         DEFAULT: arm(36, 4, 40, ndcg=0.649),
-        "tandem-openvino-bf16": arm(90, 1, ndcg=0.640),
+        "tandem-torch": arm(90, 1, ndcg=0.640),
         "tandem-openvino-int8": arm(51, 2, ndcg=0.646),
         "openvino-int8": arm(99, 1, ndcg=0.650),
     }
@@ -159,7 +159,7 @@ async def test_a_section_goes_on_after_its_last_round(monkeypatch: pytest.Monkey
     await speed("torch", tmp_path, PLAN, texts=TEXTS, work=work)
     done = work.read("torch") or {}
     assert [set(each) for each in done["rounds"]] == [set(SPEED["torch"])] * 2
-    assert done["rounds"][1][DEFAULT]["cosine"] == pytest.approx([1, 1])
+    assert done["rounds"][1]["tandem-torch"]["cosine"] == pytest.approx([1, 1])
     started.clear()
     await speed("torch", tmp_path, PLAN, texts=TEXTS, work=work)
     assert not started

@@ -135,3 +135,4 @@ async def test_describes_the_model(servicer: EmbedderServicer) -> None:
     with call.bind(principal=someone("user")):
         response = await servicer.GetEmbeddingModel(pb.GetEmbeddingModelRequest(), CONTEXT)
     assert (response.dimension, response.max_tokens) == (FAKE_MODEL.dimension, FAKE_MODEL.max_tokens)
+    assert (response.precision, response.backend) == (FAKE_MODEL.precision, FAKE_MODEL.backend)
