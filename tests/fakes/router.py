@@ -1,7 +1,8 @@
 """Paths, parts and an audit log that do what a test scripts."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -18,6 +19,7 @@ from services.router.domain import (
     Domain,
     Event,
     Generated,
+    Grounding,
     LabelCondition,
     Lineage,
     Opening,
@@ -139,6 +141,10 @@ class Written(Script):
     too_long: TandemError | None = None
     lineage_adapter: str | None = None
 
+    async def between(self) -> None:
+        """Waits before each word."""
+        await asyncio.sleep(0)
+
 
 @dataclass
 class FakeGenerator:
@@ -195,7 +201,7 @@ class FakeGenerator:
             lineages = tuple(map(lineage_of, names))
             yield Piece("", lineages[0])
             for word in sequence.text.split(" "):
-                await asyncio.sleep(0)
+                await sequence.between()
                 yield Piece(f"{word} ")
             if sequence.late_error is not None:
                 raise sequence.late_error
@@ -227,12 +233,14 @@ def lineage_of(adapter: str) -> Lineage:
 
 @dataclass
 class FakeAudit:
-    """Implements the Audit port in memory; remembers the order of events across both calls."""
+    """Implements the Audit port in memory; keeps apart what was written, refused, and given up before it was either."""
 
     opening: Script = field(default_factory=Script)
     closing: Script = field(default_factory=Script)
     opened: list[Opening] = field(default_factory=list)
     closed: list[Closing] = field(default_factory=list)
+    refused: list[Opening | Closing] = field(default_factory=list)
+    given_up: list[Opening | Closing] = field(default_factory=list)
 
     def open(self, opening: Opening) -> Coroutine[Any, Any, None]:
         """Keeps the opening."""
@@ -243,12 +251,22 @@ class FakeAudit:
         return self._close(closing)
 
     async def _open(self, opening: Opening) -> None:
-        await self.opening.play()
+        await self._write(self.opening, opening)
         self.opened.append(opening)
 
     async def _close(self, closing: Closing) -> None:
-        await self.closing.play()
+        await self._write(self.closing, closing)
         self.closed.append(closing)
+
+    async def _write(self, script: Script, entry: Opening | Closing) -> None:
+        try:
+            await script.play()
+        except asyncio.CancelledError:
+            self.given_up.append(entry)
+            raise
+        except Exception:
+            self.refused.append(entry)
+            raise
 
 
 @dataclass
@@ -259,11 +277,17 @@ class World:
     retriever: FakeRetriever = field(default_factory=FakeRetriever)
     generator: FakeGenerator = field(default_factory=FakeGenerator)
     audit: FakeAudit = field(default_factory=FakeAudit)
+    grounding: Grounding = field(
+        default_factory=lambda: SentenceGrounding(
+            embedder=WordEmbedder(), scorer=WordScorer(), classifier=WordClassifier()
+        )
+    )
     domain: Domain = DOMAIN
     stream_drafts: bool = True
     max_running: int = 4
     max_waiting: int = 2
     adapter_cache_s: float = 60.0
+    clock: Callable[[], float] = time.monotonic
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     events: list[Event] = field(default_factory=list)
 
@@ -276,7 +300,7 @@ class World:
                 retriever=self.retriever,
                 generator=self.generator,
                 audit=self.audit,
-                grounding=SentenceGrounding(embedder=WordEmbedder(), scorer=WordScorer(), classifier=WordClassifier()),
+                grounding=self.grounding,
             ),
             policies=policies.build(pattern=lambda _: "cascade"),
             settings=RunSettings(
@@ -289,6 +313,7 @@ class World:
             tracer=NoOpTracer(),
             adapter_cache_s=self.adapter_cache_s,
             default_timeout_s=30.0,
+            clock=self.clock,
         )
 
     async def ask(self, asked: Question) -> Answer:

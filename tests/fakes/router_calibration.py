@@ -19,24 +19,28 @@ NEAR, FAR = (0.0, 1.0), (1.0, 0.0)
 """The only training question's direction, and one that is outside of the scope."""
 
 
-def scope_of() -> ScopeModel:
-    """Returns a scope of two dimensions around one training question."""
-    return ScopeModel(
-        method=ScopeMethod.KNN,
-        neighbours=1,
-        num_rows=1,
-        dimension=2,
-        rows=np.array(NEAR, dtype="<f4").tobytes(),
-        precision=b"",
-        threshold=0.3,
-        width=0.1,
-        embedder_sha256=EMBEDDER_SHA256,
-        auroc=None,
-    )
+AROUND_NEAR = ScopeModel(
+    method=ScopeMethod.KNN,
+    neighbours=1,
+    num_rows=1,
+    dimension=2,
+    rows=np.array(NEAR, dtype="<f4").tobytes(),
+    precision=b"",
+    threshold=0.3,
+    width=0.1,
+    embedder_sha256=EMBEDDER_SHA256,
+    auroc=None,
+)
+"""Is a scope of two dimensions around one training question."""
 
 
 def artefact_of(
-    *, threshold: float | None, features: Sequence[str] = (), version: str = "af" * 32, blend: Blend | None = None
+    *,
+    threshold: float | None,
+    features: Sequence[str] = (),
+    version: str = "af" * 32,
+    blend: Blend | None = None,
+    scope: ScopeModel | None = AROUND_NEAR,
 ) -> Artefact:
     """Returns an artefact by which confidence is sigmoid(1 + the sum of the features within [-1, 1])."""
     lineage = lineage_of("answers")
@@ -65,6 +69,6 @@ def artefact_of(
             ece_after=0.05,
             auroc=None,
         ),
-        scope=scope_of(),
+        scope=scope,
         blend=blend,
     )

@@ -70,6 +70,7 @@ class RouterEngine:
         adapter_cache_s: float,
         default_timeout_s: float,
         observer: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self.policies = policies
@@ -79,6 +80,7 @@ class RouterEngine:
         self._tracer = tracer
         self._default_timeout_s = default_timeout_s
         self._observer = observer
+        self._clock = clock
         self._new_id = new_id
         self._records: set[asyncio.Task[None]] = set()
         self._tools = Tools(
@@ -104,7 +106,7 @@ class RouterEngine:
         if policy is None:
             raise InvalidInput.of("policy", f'is "{question.policy[:64]}"; known are {", ".join(self.policies)}')
         timeout_s = self._default_timeout_s if question.timeout_s is None else question.timeout_s
-        budget = Budget(timeout_s)
+        budget = Budget(timeout_s, clock=self._clock)
         async with self._admission.slot(budget.left()):
             with self._tracer.start_as_current_span(
                 "router.answer", record_exception=False, set_status_on_exception=False

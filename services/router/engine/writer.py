@@ -184,6 +184,11 @@ class Writer:
                     if event.text:
                         num_pieces += 1
                         await writing.add(event.text)
+        except (InvalidInput, NotFound) as error:
+            if begun is None:
+                raise
+            # Some of the text is told already, so that it cannot be begun anew.
+            raise Unavailable("the stream broke off") from error
         finally:
             self._settle(charge, order, begun=begun, done=done, num_pieces=num_pieces)
         if done is None:
