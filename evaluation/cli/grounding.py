@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from evaluation.cli.needs import needs_report
-from evaluation.grounding.asking import DEPTHS, asking, router_at
+from evaluation.grounding.asking import DEPTHS, asking
 from evaluation.grounding.cases import Case, read
 from evaluation.grounding.measuring import Report, judge, report
 from evaluation.retrieval.documents import slug
 from tandem.cli.output import AsJson, console, print_json
 from tandem.cli.progress import Bars
 from tandem.cli.session import As, Target, settings, target
+from tandem.client import AsyncRouterClient
 from tandem.errors import InvalidInput
 
 
@@ -70,13 +71,13 @@ async def _measured(
     to: Target, files: dict[str, list[Case]], depths: list[str], *, concurrency: int, seed: int
 ) -> dict[str, Report]:
     found = {}
-    async with router_at(to.address, token=to.token, timeout_s=to.timeout) as stub:
+    async with AsyncRouterClient(to.address, token=to.token, timeout=to.timeout) as client:
         with Bars() as bars:
             for name, cases in files.items():
                 judged = {}
                 for depth in depths:
                     told = partial(bars.update, f"{name}, {depth}", total=len(cases))
-                    judged[depth] = await judge(cases, asking(stub, depth), told, concurrency=concurrency)
+                    judged[depth] = await judge(cases, asking(client, depth), told, concurrency=concurrency)
                 found[name] = await asyncio.to_thread(report, cases, judged, seed=seed)
     return found
 

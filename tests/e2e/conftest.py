@@ -3,12 +3,14 @@
 import gzip
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.stack import COMPANY, EXTRA, ROOT, Stack
+from tests.fakes.calibration import document
 from tests.fakes.cross_encoder import write_cross_encoder
 from tests.fakes.otlp_receiver import Receiver, receiving
 
@@ -45,6 +47,23 @@ url = "http://127.0.0.1:9/prices.jsonl"
 """
 
 
+# What the tenants of the tests' own ask, and a domain of Halden's whose calibration has a scope.
+DOMAINS = {
+    "default": 'tenants = ["library", "noise"]',
+    "measured": 'tenants = ["halden"]\npolicy = "dual"\ncalibration = "measured.json"',
+}
+
+
+@pytest.fixture(scope="session")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample company's domains, and these."""
+    folder = shutil.copytree(COMPANY / "domains", tmp_path_factory.mktemp("domains"), dirs_exist_ok=True)
+    (folder / "measured.json").write_text(json.dumps(document(domain="measured")))
+    for name, text in DOMAINS.items():
+        (folder / f"{name}.toml").write_text(text)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def notices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose files the retriever takes in by itself."""
@@ -52,7 +71,9 @@ def notices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(collector: tuple[Receiver, str], notices: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(
+    collector: tuple[Receiver, str], notices: Path, domains: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
     """The running stack, with all that is absent by default."""
     more = tmp_path_factory.mktemp("more")
     (more / "sources.toml").write_text(SOURCES.format(notices=notices))
@@ -62,6 +83,7 @@ def stack(collector: tuple[Receiver, str], notices: Path, tmp_path_factory: pyte
         "EMBEDDER_RERANKER": "late-interaction",
         "EMBEDDER_CLASSIFIER": str(write_cross_encoder(more / "classifier", labels=3)),
         "RETRIEVER_SOURCES_FILE": str(more / "sources.toml"),
+        "ROUTER_DOMAINS_DIR": str(domains),
     }
     running = Stack(tmp_path_factory.mktemp("home"), "--sample", str(COMPANY), environ=environ)
     try:

@@ -18,6 +18,7 @@ from google.protobuf.message_factory import GetMessageClass
 from tandem.v1 import (
     audit_service_pb2,
     embedder_service_pb2,
+    feedback_service_pb2,
     generator_service_pb2,
     retriever_service_pb2,
     router_service_pb2,
@@ -30,7 +31,7 @@ METHODS: dict[str, tuple[str, MethodDescriptor]] = {
         "embedder": [embedder_service_pb2],
         "retriever": [retriever_service_pb2],
         "generator": [generator_service_pb2],
-        "router": [router_service_pb2, audit_service_pb2],
+        "router": [router_service_pb2, audit_service_pb2, feedback_service_pb2],
     }.items()
     for file in files
     for service in file.DESCRIPTOR.services_by_name.values()
@@ -114,7 +115,16 @@ _TEMPLATES: dict[str, list[dict]] = {
             "query_model_sha256": "0" * 64,
         }
     ],
-    "Ask": [{"question": "a", "policy": "none", "history": [{"question": "b", "answer": "c"}], "max_passages": 3}],
+    "Ask": [
+        {
+            "question": "a",
+            "policy": "none",
+            "history": [{"question": "b", "answer": "c"}],
+            "max_passages": 3,
+            "domain": "default",
+            "budget": {"deadline": {"seconds": 5}, "max_calls": 3},
+        }
+    ],
     "StreamAsk": [{"request": {"question": "a", "policy": "none", "as_of": {"seconds": 1, "nanos": 1}}}],
     "Advise": [
         {
@@ -132,6 +142,10 @@ _TEMPLATES: dict[str, list[dict]] = {
             },
         }
     ],
+    "ListDomains": [{"page_size": 1, "page_token": "a"}],
+    "Ground": [{"question": "a", "answer": "At noon.", "passages": ["The ferry leaves at noon."], "depth": 1}],
+    "SubmitFeedback": [{"answer_id": "0" * 32, "verdict": 3, "corrected_text": "At noon.", "deflected_ticket": False}],
+    "ListFeedback": [{"page_size": 1, "page_token": "x", "domain": "default"}],
     "GetAuditRecords": [{"answer_id": "0" * 32}],
     "ListAuditRecords": [{"page_size": 1, "page_token": "x", "start_time": {"seconds": 1}, "end_time": {"seconds": 2}}],
 }

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from tandem.client import AsyncRetrieverClient, AsyncRouterClient
-from tandem.errors import NotFound
+from tandem.errors import FailedPrecondition, NotFound
 from tandem.rpc.status import from_rpc_error
 from tandem.v1 import router_service_pb2 as router
 from tandem.v1.router_service_pb2_grpc import RouterServiceStub
@@ -167,6 +167,34 @@ async def test_each_tenant_is_answered_by_its_own_adapter(stack: Stack) -> None:
     assert alices.lineage.adapter == brams.lineage.adapter == "answers"
     assert alices.lineage.model_sha256 == brams.lineage.model_sha256
     assert alices.lineage.adapter_sha256 != brams.lineage.adapter_sha256
+
+
+@pytest.mark.parametrize("domain", ["halden", "halden-tariffs", "measured"])
+async def test_every_policy_answers_in_each_domain(stack: Stack, domain: str) -> None:
+    async with client(stack, "alice") as asking:
+        named = {row.name async for row in asking.list_domains()}
+        policies = [row.name for row in (await asking.list_policies()).policies]
+        for policy in policies:
+            if (domain, policy) == ("halden-tariffs", "finetuned"):
+                with pytest.raises(FailedPrecondition):  # no adapter answers there
+                    await asking.ask("What does Halden Travel cost a year?", policy=policy, domain=domain)
+                continue
+            answer = await asking.ask("What does Halden Travel cost a year?", policy=policy, domain=domain)
+            check_shape(answer, policy)
+            assert answer.domain == domain
+            assert not answer.degraded
+            kinds = {passage.document_id for passage in answer.passages}
+            assert domain != "halden-tariffs" or not any("conditions" in name for name in kinds)
+    assert named == {"halden", "halden-tariffs", "measured"}
+    assert len(policies) == 6
+
+
+async def test_another_tenants_domain_is_not_there(stack: Stack) -> None:
+    async with client(stack, "bram") as asking:
+        assert [row.name async for row in asking.list_domains()] == ["brightwater"]
+        with pytest.raises(NotFound):
+            await asking.ask("What is the excess?", domain="halden")
+        assert (await asking.ask("What is the excess for a windscreen?")).domain == "brightwater"
 
 
 async def test_a_stream_keeps_its_order(stack: Stack) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tandem.v1 import (
     audit_service_pb2,
     embedder_service_pb2,
+    feedback_service_pb2,
     generator_service_pb2,
     retriever_service_pb2,
     router_service_pb2,
@@ -24,7 +25,7 @@ SERVERS = {
     "embedder": [embedder_service_pb2],
     "retriever": [retriever_service_pb2],
     "generator": [generator_service_pb2],
-    "router": [router_service_pb2, audit_service_pb2],
+    "router": [router_service_pb2, audit_service_pb2, feedback_service_pb2],
 }
 DOCUMENT = '{"header": {"document_id": "curl-1", "source": "a.txt"}} {"data": "VGhlIGZlcnJ5IGxlYXZlcyBhdCBub29uLg=="}'
 # In the order of calling: (server, method, messages, a word of the answer, the exit status).
@@ -90,6 +91,14 @@ CALLS = [
         0,
     ),
     ("router", "RouterService/ListPolicies", "{}", "cascade", 0),
+    ("router", "RouterService/ListDomains", "{}", '"default_domain": "default"', 0),
+    (
+        "router",
+        "RouterService/Ground",
+        '{"answer": "The ferry leaves at noon.", "passages": ["Every day the ferry leaves at noon."]}',
+        "STATUS_MEASURED",
+        0,
+    ),
     (
         "router",
         "RouterService/Advise",
@@ -98,6 +107,14 @@ CALLS = [
         "rag-untrained",
         0,
     ),
+    (
+        "router",
+        "FeedbackService/SubmitFeedback",
+        '{"answer_id": "$answer_id", "verdict": "VERDICT_RIGHT", "deflected_ticket": true}',
+        "submit_time",
+        0,
+    ),
+    ("router", "FeedbackService/ListFeedback", "{}", "VERDICT_RIGHT", 0),
     ("router", "AuditService/ListAuditRecords", '{"page_size": 2}', "next_page_token", 0),
     ("router", "AuditService/VerifyAuditChain", "{}", '"intact": true', 0),
     ("router", "AuditService/GetAuditRecords", '{"answer_id": "none"}', "NotFound", 69),
@@ -146,7 +163,7 @@ async def test_every_rpc_answers(stack: Stack) -> None:
         status, text = await grpcurl(stack, "-d", filled, stack.address[server], f"tandem.v1.{method}")
         assert status == wanted, f"{method}: {text}"
         assert word in text, f"{method}: {text}"
-        known |= dict(re.findall(r'"(job_id)": "(\w+)"', text))
+        known |= dict(re.findall(r'"(job_id|answer_id)": "(\w+)"', text))
 
 
 async def test_without_a_token_health_answers_and_nothing_else(stack: Stack) -> None:

@@ -53,12 +53,14 @@ def scope_part(method: str = "knn") -> dict[str, Any]:
     ).document()
 
 
-def document(rows: list[Row] | None = None, *, wish: Wish | None = None, method: str = "knn") -> dict[str, Any]:
+def document(
+    rows: list[Row] | None = None, *, wish: Wish | None = None, method: str = "knn", domain: str = "claims"
+) -> dict[str, Any]:
     """Returns a sealed artefact."""
     fitted = calibrate(rows or answers(), wish or Wish())
     return artefact(
         fitted.document(),
-        domain="claims",
+        domain=domain,
         created=CREATED,
         model_sha256=MODEL,
         adapter_sha256=ADAPTER,

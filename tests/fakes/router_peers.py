@@ -8,7 +8,7 @@ from typing import Any
 
 from services.router.__main__ import build
 from services.router.config import RouterConfig
-from services.router.domain import Generated, Prompt, QueryVector
+from services.router.domain import Generated, LabelCondition, Prompt, QueryVector
 from tandem.config import ServerConfig
 from tandem.prompts import Message
 from tandem.rpc import call
@@ -71,6 +71,8 @@ class _Retriever(RetrieverServiceServicer):
             vector=None if sparse else QueryVector(tuple(request.query_vector), request.query_model_sha256),
             top_k=request.top_k,
             as_of=None,
+            documents=[LabelCondition(one.key, tuple(one.values), one.excluded) for one in request.filter.attributes],
+            snapshot=request.snapshot,
             timeout_s=30,
         )
         return retriever_service_pb2.SearchResponse(

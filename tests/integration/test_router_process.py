@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-HEAVY = ("torch", "transformers", "pymilvus", "numpy")
+HEAVY = ("torch", "transformers", "pymilvus", "sklearn", "scipy")
 
 
 def environment(folder: Path, **extra: str) -> dict[str, str]:
@@ -72,3 +72,10 @@ def test_no_heavy_library_is_loaded():
     check = f"import services.router.__main__, sys; print([name for name in {HEAVY} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+async def test_a_folder_of_domains_that_is_none_stops_the_start(tmp_path: Path):
+    async with process(tmp_path, ROUTER_DOMAINS_DIR=str(tmp_path / "gone")) as running:
+        _, said = await running.communicate()
+    assert running.returncode == 1
+    assert b"ROUTER_DOMAINS_DIR" in said

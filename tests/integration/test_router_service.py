@@ -1,6 +1,7 @@
 """The router over real gRPC, among scripted peers."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from tandem.rpc.status import from_rpc_error
 from tandem.v1 import audit_service_pb2, router_service_pb2
 from tandem.v1.audit_service_pb2_grpc import AuditServiceStub
 from tandem.v1.router_service_pb2_grpc import RouterServiceStub
+from tests.fakes.calibration import document as a_calibration
 from tests.fakes.router import EMBEDDER_SHA256, NEVER, FakeEmbedder, FakeRetriever, Script, World, Written
 from tests.fakes.router_peers import TOKENS, Seen, stack
 from tests.fakes.rpc_hosting import recording
@@ -148,8 +150,9 @@ async def test_an_unknown_policy_lists_the_known(tmp_path: Path):
     async with stack(World(), tmp_path) as address, router(address) as stub:
         error = await refused(stub.Ask(ask(policy="oracle")))
         listed = await stub.ListPolicies(router_service_pb2.ListPoliciesRequest())
-    assert "cascade, finetuned, rag" in str(error)
-    assert [policy.name for policy in listed.policies] == ["cascade", "finetuned", "rag"]
+    known = ["auto", "cascade", "dual", "ensemble", "finetuned", "rag"]
+    assert ", ".join(known) in str(error)
+    assert [policy.name for policy in listed.policies] == known
     assert listed.default_policy == "cascade"
 
 
@@ -265,12 +268,14 @@ async def test_a_follow_up_goes_on_in_its_self_contained_form(tmp_path: Path):
 
 async def test_spans_are_those_declared_and_hold_no_text(tmp_path: Path):
     spans = InMemorySpanExporter()
+    (tmp_path / "claims.toml").write_text('calibration = "scope.json"')
+    (tmp_path / "scope.json").write_text(json.dumps(a_calibration()))
     async with (
-        stack(World(), tmp_path, telemetry=recording("router", spans)) as address,
+        stack(World(), tmp_path, telemetry=recording("router", spans), domains_dir=tmp_path) as address,
         router(address) as stub,
     ):
-        await stub.Ask(ask(policy="rag"))
-        await stub.Ask(ask(policy="finetuned"))
+        for policy in ("rag", "dual", "ensemble"):
+            await stub.Ask(ask(domain="claims", policy=policy))
     own = [span for span in spans.get_finished_spans() if span.name.startswith("router.")]
     assert {span.name for span in own} == set(SPANS)
     assert all("excess" not in str(span.attributes) + str(span.events) for span in spans.get_finished_spans())

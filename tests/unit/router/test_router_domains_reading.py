@@ -191,13 +191,15 @@ def test_a_name_that_requests_could_not_say_is_refused(tmp_path: Path, name: str
     assert len(read.name) <= 64
 
 
-_KEYS = st.sampled_from(
+_NAMED = (
     "description tenants policy answer_adapter reading_adapter documents snapshot profile costs calibration results "
-    "threshold latency_objective_ms depth abstention abstention.below profile.compliance costs.currency x".split()
+    "threshold latency_objective_ms depth abstention abstention.below profile.compliance costs.currency x"
 )
-_VALUES = st.sampled_from(
-    ["1", "nan", "-inf", "1e400", "0x" + "f" * 9000, "''", '"\\u0000"', "'rag'", "[]", "[1]", "['a']", "{}", "true"]
-    + ["{ not = 'a' }", "{ a = 'b', '' = 1 }", "1979-05-27", "[[" * 400, "'../..'", "'" + "x" * 2000 + "'"]
+_KEYS = st.sampled_from(_NAMED.split())
+_VALUES = (
+    st.sampled_from(["1", "nan", "-inf", "1e400", "0x" + "f" * 9000, "true", "1979-05-27"])
+    | st.sampled_from(["''", '"\\u0000"', "'rag'", "'../..'", "'" + "x" * 2000 + "'"])
+    | st.sampled_from(["[]", "[1]", "['a']", "[[" * 400, "{}", "{ not = 'a' }", "{ a = 'b', '' = 1 }"])
 )
 _LINES = st.lists(st.tuples(_KEYS, _VALUES).map(" = ".join) | st.sampled_from(["[profile]", "[costs]", "[documents]"]))
 
@@ -221,7 +223,6 @@ def test_what_is_no_text_or_no_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"policy = '\xff'")
     (tmp_path / "large.toml").write_bytes(b"#" * (1024 * 1024 + 1))
     (tmp_path / "folder.toml").mkdir()
-    said = [reader.read(tmp_path / f"{name}.toml").fault for name in ("bytes", "large", "folder", "gone")]
-    assert ["UTF-8" in said[0], "MiB" in said[1], "cannot be read" in said[2], "cannot be read" in said[3]] == [
-        True
-    ] * 4
+    faults = {name: reader.read(tmp_path / f"{name}.toml").fault for name in ("bytes", "large", "folder", "gone")}
+    words = {"bytes": "UTF-8", "large": "MiB", "folder": "cannot be read", "gone": "cannot be read"}
+    assert [name for name, said in faults.items() if words[name] not in said] == []
