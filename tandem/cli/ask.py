@@ -117,7 +117,8 @@ def render(answer: router.Answer) -> RenderableType:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
     grid.add_row("answer", Text(printable(answer.text), style="bold magenta" if answer.abstained else "bold green"))
-    grid.add_row("route", f"{answer.decision.policy} → {ROUTES[answer.decision.route]}")
+    field = f", domain {answer.domain}" if answer.domain else ""
+    grid.add_row("route", f"{answer.decision.policy} → {ROUTES[answer.decision.route]}{field}")
     for step in answer.decision.steps:
         grid.add_row("", Text(f"· {step.reason}", style=_STYLES.get(step.kind, "")))
     for missing in answer.degraded:

@@ -28,6 +28,9 @@ def domains(principal: As = None, as_json: AsJson = False) -> None:
     for title in ("domain", "policy", "answers by", "reads by", "confidence", "least groundedness"):
         table.add_column(title)
     for row in rows:
+        if not row.policy:
+            table.add_row(row.name, "not served, see below")
+            continue
         table.add_row(
             row.name,
             row.policy,
@@ -38,8 +41,12 @@ def domains(principal: As = None, as_json: AsJson = False) -> None:
         )
     console.print(table)
     for row in rows:
+        if row.description:
+            console.print(Text(f"{row.name}: {row.description}", style="dim"))
+    for row in rows:
         if row.fault:
-            console.print(Text(f"{row.name}: {row.fault}", style="red"))
+            kept = " (its last good version stays in use)" if row.policy else ""
+            console.print(Text(row.fault + kept, style="red"))
 
 
 def _calibration(domain: domains_pb2.Domain) -> str:

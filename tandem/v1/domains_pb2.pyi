@@ -101,7 +101,9 @@ class Domain(_message.Message):
     description: _builtins.str
     """description says in a sentence what it is for."""
     policy: _builtins.str
-    """policy answers where a request names none."""
+    """policy answers where a request names none; empty where the file was never
+    good: then only name and fault tell something.
+    """
     answer_adapter: _builtins.str
     """answer_adapter answers from its weights; empty means none."""
     reading_adapter: _builtins.str

@@ -108,9 +108,12 @@ class DomainFolder:
         return _DEFAULT if _DEFAULT in names else min(names, default="")
 
     def list(self, principal: Principal) -> tuple[ListedDomain, ...]:
-        """Returns the domains that the caller may ask, with what is wrong with the newest version of their files."""
+        """Returns the domains that the caller may ask, with what is wrong with the newest version of their files.
+
+        One whose file was never good has no policy.
+        """
         return tuple(
-            ListedDomain(held.good or Domain(name=name), held.reading.fault)
+            ListedDomain(held.good or Domain(name=name, policy=""), held.reading.fault)
             for name, held in sorted(self._held.items())
             if held.is_for(principal)
         )

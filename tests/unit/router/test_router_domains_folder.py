@@ -87,6 +87,7 @@ async def test_what_a_file_names_is_looked_at_too(place: Place) -> None:
     with pytest.raises(FailedPrecondition) as caught:
         place.domains.find("claims", ALICE)
     assert (caught.value.reason, caught.value.metadata) == ("DOMAIN_INVALID", {"domain": "claims"})
+    assert [row.domain.policy for row in place.domains.list(ALICE)] == [""]
     await place.write("arms.json", '{"arms": []}')
     assert place.domains.find("claims", ALICE).name == "claims"
     await place.write("arms.json", "[]")
