@@ -154,7 +154,7 @@ class Grounding(Protocol):
     """Ties answers to the passages they were read from."""
 
     def calls(self, depth: Depth) -> int:
-        """Returns the most calls of peers that `ground` makes at a depth; Groundedness.num_calls is how many it made."""
+        """Returns the most calls of peers that `ground` makes at a depth; Groundedness.num_calls is how many it did."""
         ...
 
     async def ground(
