@@ -59,6 +59,7 @@ def _share(part: str, whole: str) -> str:
 
 
 _ANSWERS = "tandem_router_answers_total"
+_FEEDBACK = "tandem_router_feedback_total"
 ROWS: dict[str, list[Graph]] = {
     "Answers": [
         Graph(
@@ -102,6 +103,27 @@ ROWS: dict[str, list[Graph]] = {
             "Answers given without a part that was down.",
             "reqps",
             [Query(_rate("tandem_router_degraded_total", "component"), "{{component}}")],
+        ),
+        Graph(
+            "Answers judged right",
+            "Of the answers that people judged, the share that they used as it was. Who judges is not who asks at "
+            "random: watch how it changes.",
+            "percentunit",
+            [
+                Query(
+                    _share(_rate(f'{_FEEDBACK}{{verdict="right"}}', "policy"), _rate(_FEEDBACK, "policy")), "{{policy}}"
+                )
+            ],
+            maximum=1,
+        ),
+        Graph(
+            "Verdicts and tickets saved",
+            "What people said of answers, and how many answers saved a ticket or a call.",
+            "short",
+            [
+                Query(f"sum by (verdict) (increase({_FEEDBACK}[1h]))", "{{verdict}}, in an hour"),
+                Query("sum(increase(tandem_router_deflected_tickets_total[1h]))", "tickets saved, in an hour"),
+            ],
         ),
         Graph(
             "Breakers of the peers",

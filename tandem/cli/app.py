@@ -12,6 +12,7 @@ from tandem.cli import (
     audit,
     documents,
     domains,
+    feedback,
     jobs,
     keys,
     models,
@@ -39,6 +40,7 @@ search.register(app)
 models.register(app)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(audit.app, name="audit")
+app.add_typer(feedback.app, name="feedback")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(snapshots.app, name="snapshots")

@@ -36,7 +36,8 @@ def list_records(
     for row in rows:
         event = audit.AuditRecord.Outcome.Name(row.outcome).removeprefix("OUTCOME_").lower()
         when = row.record_time.ToDatetime().strftime("%m-%d %H:%M:%S")
-        event = "opened" if row.kind == audit.AuditRecord.KIND_OPENED else event
+        if row.kind != audit.AuditRecord.KIND_CLOSED:
+            event = audit.AuditRecord.Kind.Name(row.kind).removeprefix("KIND_").lower()
         table.add_row(when, f"{row.writer}/{row.sequence}", row.answer_id, event, escape(printable(row.subject)))
     console.print(table)
 

@@ -33,6 +33,7 @@ def contradictions(
         *_sources(framework, profile, evidence, pattern),
         *_encryption(profile, evidence),
         *_accuracy(evidence, pattern),
+        *_drift(evidence),
     )
 
 
@@ -145,6 +146,23 @@ def _better(measured: dict[str, Accuracy], pattern: str) -> Iterator[Contradicti
             f"but {said} is better beyond the intervals",
             approach=_APPROACHES[name],
             pattern=name,
+        )
+
+
+def _drift(evidence: Evidence) -> Iterator[Contradiction]:
+    """Yields the arms that people find right less often than their evaluation did, beyond both intervals."""
+    for arm in evidence.arms:
+        then, now = arm.accuracy, arm.feedback
+        if then is None or now is None or now.high >= then.low:
+            continue
+        measured = f"people found {now.value:.2f} [{now.low:.2f}, {now.high:.2f}] of {now.num_questions:,} right"
+        yield Contradiction(
+            factor=None,
+            declared=f"{arm.arm} reached {then.metric} {then.value:.2f} when it was evaluated",
+            measured=measured,
+            text=f"{arm.arm} reached {then.metric} {then.value:.2f} [{then.low:.2f}, {then.high:.2f}] when it was "
+            f"evaluated, of its newest judged answers {measured}: questions or documents may have changed since, so "
+            "evaluate and calibrate anew (people do not judge at random)",
         )
 
 

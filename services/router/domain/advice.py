@@ -244,7 +244,9 @@ class Money:
 
 @dataclass(frozen=True, kw_only=True)
 class Contradiction:
-    """Is a measurement that speaks against what a profile declares of a factor; against the advice itself for None.
+    """Is a measurement that speaks against what a profile declares of a factor.
+
+    For None it speaks against the advice itself, or against an evaluation that no longer holds.
 
     `approach` and `pattern` are what would be advised if the profile said what was measured; None and "" where the
     measurement cannot take the place of what was declared.

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.router.advisor import Advisor, LiveEvidence, read
+from services.router.advisor import Advisor, LiveEvidence, VerdictWindow, read
 from services.router.advisor.evidence import measured_volatility
 from services.router.advisor.window import AnswerWindow
 from services.router.domain import Answer, Degradation, Draft, Lineage, Route, StageTiming, Usage
@@ -17,8 +17,11 @@ from services.router.domain.advice import (
     Factor,
     Profile,
 )
+from services.router.domain.domains import DEFAULT_DOMAIN
+from services.router.domains import OneDomain
 from tandem.errors import TooLarge, Unavailable
 from tests.fakes.advice import COSTS, FakeDocuments, accuracy, arm, changed, profile
+from tests.fakes.router import ALICE
 from tests.fakes.router_paths import CITATIONS
 
 FRAMEWORK = read()
@@ -119,6 +122,20 @@ def test_a_better_arm_beyond_the_intervals_contradicts_the_advice() -> None:
         assert found(profile(), evidence) == ()
 
 
+def test_what_people_find_less_often_right_than_the_evaluation_did_is_drift() -> None:
+    judged = accuracy(0.5, metric="feedback")
+    (said,) = found(profile(), Evidence(arms=(arm("rag", accuracy=accuracy(0.7), feedback=judged),)))
+    assert (said.factor, said.approach, said.pattern) == (None, None, "")
+    assert said.text.startswith("rag reached F1 0.70 [0.65, 0.75] when it was evaluated, of its newest judged answers ")
+    assert "people found 0.50 [0.45, 0.55] of 300 right" in said.text
+    for arms in (
+        (arm("rag", accuracy=accuracy(0.6), feedback=judged),),  # the intervals touch
+        (arm("rag", accuracy=accuracy(0.3), feedback=judged),),  # people are kinder than the evaluation
+        (arm("rag", feedback=judged), arm("dual", accuracy=accuracy(0.7))),  # one figure each
+    ):
+        assert found(profile(), Evidence(arms=arms)) == ()
+
+
 def test_the_comparison_is_filled_with_what_was_measured() -> None:
     arms = (arm("finetuned", 140.0, accuracy=accuracy(0.4)), arm("rag", 640.0, cited_share=0.9, abstained_share=0.1))
     evidence = replace(changed(2), arms=(*arms, arm("dual", 180.0), arm("cascade", 300.0)))
@@ -198,17 +215,21 @@ def test_an_encrypted_adapter_takes_the_place_of_an_open_one() -> None:
 
 
 async def test_live_evidence_says_what_it_lacks() -> None:
-    window = AnswerWindow(min_answers=2)
+    window, verdicts, domains = AnswerWindow(min_answers=2), VerdictWindow(), OneDomain(DEFAULT_DOMAIN)
     counts = CollectionEvidence(num_documents=45, num_changed=3)
-    nothing = await LiveEvidence(window, FakeDocuments(counts)).gather(tenant="a", domain="default", timeout_s=1)
+    documents = FakeDocuments(counts)
+    live = LiveEvidence(window, documents, domains=domains, verdicts=verdicts)
+    nothing = await live.gather(principal=ALICE, domain="default", timeout_s=1)
     assert nothing.collection == counts
     assert nothing.missing == (
         "answers: none were given in this domain since the router started",
-        "accuracy: nothing tells which answers were right",
+        "accuracy: the domain has no results of `tandem evaluate arms`, and of no policy were 30 answers judged "
+        "(at most 0)",
     )
-    window.note(answer("rag", Route.RAG, 0.5), tenant="a")
+    window.note(answer("rag", Route.RAG, 0.5), tenant="halden")
     for error in (Unavailable("the retriever is down"), TooLarge("more than 10,000 documents are not counted")):
-        some = await LiveEvidence(window, FakeDocuments(error)).gather(tenant="a", domain="default", timeout_s=1)
+        documents.held = error
+        some = await live.gather(principal=ALICE, domain="default", timeout_s=1)
         assert some.collection is None
         assert some.missing[0] == f"how the documents change: {error.message}"
         assert some.missing[1] == "rag: 1 of 2 answers that it takes"
