@@ -283,8 +283,8 @@ class StreamAskResponse(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     DELTA_FIELD_NUMBER: _builtins.int
-    FINISHED_FIELD_NUMBER: _builtins.int
     CITATIONS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___AnswerStarted:
         """started names the answer; its audit record is durable by now."""
@@ -302,12 +302,12 @@ class StreamAskResponse(_message.Message):
         """delta is the next piece of the current draft."""
 
     @_builtins.property
-    def finished(self) -> Global___AnswerFinished:
-        """finished is the final answer."""
-
-    @_builtins.property
     def citations(self) -> Global___AnswerCitations:
         """citations tie the text that stands now to documents."""
+
+    @_builtins.property
+    def finished(self) -> Global___AnswerFinished:
+        """finished is the final answer."""
 
     def __init__(
         self,
@@ -316,14 +316,14 @@ class StreamAskResponse(_message.Message):
         decision: Global___DecisionStep | None = ...,
         sources: Global___AnswerSources | None = ...,
         delta: Global___AnswerDelta | None = ...,
-        finished: Global___AnswerFinished | None = ...,
         citations: Global___AnswerCitations | None = ...,
+        finished: Global___AnswerFinished | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "decision", b"decision", "delta", b"delta", "event", b"event", "finished", b"finished", "sources", b"sources", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "decision", b"decision", "delta", b"delta", "event", b"event", "finished", b"finished", "sources", b"sources", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "decision", "sources", "delta", "finished", "citations"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "decision", "sources", "delta", "citations", "finished"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -44,7 +44,7 @@ def by_name(items: Iterator[Descriptor] | Iterator[EnumDescriptor] | list[Method
 
 def test_every_service_has_its_file() -> None:
     assert {service.full_name for service in SERVICES} == {
-        f"tandem.v1.{name}Service" for name in ("Audit", "Embedder", "Generator", "Retriever", "Router")
+        f"tandem.v1.{name}Service" for name in ("Audit", "Embedder", "Feedback", "Generator", "Retriever", "Router")
     }
     for service in SERVICES:
         assert service.file.name == f"tandem/v1/{snake(service.name).lower()}.proto"
