@@ -125,7 +125,7 @@ class RouterEngine:
         with self._tracer.start_as_current_span("router.rewrite"):
             rewritten = rewrite(question.text, question.history)
         run = Run(question, rewritten=rewritten, budget=budget, emit=emit, tools=self._tools)
-        run.stages.note("rewrite", time.perf_counter() - start)
+        run.stages.before("rewrite", time.perf_counter() - start)
         opening = self._own(
             self._ports.audit.open(Opening(answer_id=answer_id, question=question, rewritten_question=rewritten))
         )

@@ -26,6 +26,11 @@ class Stages:
         """Adds to a stage's time; stages keep the order in which they began."""
         self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
 
+    def before(self, stage: str, seconds: float) -> None:
+        """Adds a stage that ended just before the first one here began; the total has it too."""
+        self.note(stage, seconds)
+        self._start -= seconds
+
     def timings(self) -> tuple[StageTiming, ...]:
         """Returns the stages so far, "total" last."""
         total = StageTiming("total", time.perf_counter() - self._start)

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 
@@ -171,7 +172,9 @@ def terms_of(text: str) -> tuple[str, ...]:
     return tuple(word for word in words if word not in ("a", "an", "the"))
 
 
+@lru_cache(maxsize=16_384)
 def _normal(word: str) -> str:
+    # Kept, for the same words come again and again, within a passage and from one to the next.
     if word[0].isdigit():
         plain = re.sub(r"[,'\u2019\u00a0\u202f]", "", word) if _GROUPED.fullmatch(word) else word
         return re.sub(r"\.0+$", "", plain)
