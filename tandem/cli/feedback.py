@@ -1,9 +1,8 @@
 """`tandem feedback`: how good an answer was, and what people said of the tenant's."""
 
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -21,9 +20,7 @@ _SUBMIT = "submit"
 class _Group(TyperGroup):
     """Takes what names none of its commands for the answer that is judged."""
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         return super().resolve_command(ctx, args if args[0] in self.commands else [_SUBMIT, *args])
 
 

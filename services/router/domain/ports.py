@@ -28,14 +28,16 @@ from tandem.security import Principal
 class PartDown(Exception):
     """Says that a part cannot do its work now; a policy decides what is left.
 
-    `retry_after_s` is set where the part refused because it is full, not because it is broken.
+    `full` tells that it refused because it is full, not because it is broken; `retry_after_s` is set where it is known
+    when to come back.
     """
 
-    def __init__(self, component: str, detail: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, component: str, detail: str, *, retry_after_s: float | None = None, full: bool = False) -> None:
         super().__init__(f"{component}: {detail}")
         self.component = component
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.full = full
 
 
 class NoAdapter(Exception):

@@ -19,6 +19,8 @@ _OTHER_MODEL = "EMBEDDING_MODEL_MISMATCH"
 """Reason by which the retriever says that nobody serves the model of its vectors."""
 _LEFT_ALONE = "BREAKER_OPEN"
 """Reason of a call that was not made because the peer's last ones failed."""
+_GUESS_S = 1.0
+"""When to come back where nobody knows."""
 _CALLERS_OWN = (InvalidInput, PermissionDenied)
 
 
@@ -31,10 +33,11 @@ def translate(error: Exception, *, component: str, limit_s: float, budget: Budge
     if isinstance(error, _CALLERS_OWN):
         return error
     if isinstance(error, Overloaded):
-        return PartDown(component, "is overloaded", retry_after_s=error.retry_after_s)
+        return PartDown(component, "is overloaded", retry_after_s=error.retry_after_s, full=True)
     if isinstance(error, Unavailable):
         left_alone = error.reason == _LEFT_ALONE
-        return PartDown(component, "is not asked for now: its last calls failed" if left_alone else "is not available")
+        detail = "is not asked for now: its last calls failed" if left_alone else "is not available"
+        return PartDown(component, detail, retry_after_s=error.retry_after_s)
     code = error.code if isinstance(error, TandemError) else "UNKNOWN"
     return PartDown(component, f"failed with {code}")
 
@@ -46,9 +49,10 @@ def refusal(error: PartDown | NoAdapter) -> TandemError:
     where = {"component": error.component}
     if error.component == BUDGET:
         return FailedPrecondition(f"no path can answer: {error}", reason="BUDGET_TOO_SMALL", metadata=where)
-    if error.retry_after_s is not None:
-        return Overloaded(str(error), retry_after_s=error.retry_after_s, metadata=where)
-    return Unavailable(f"no path is left: {error}", retry_after_s=1.0, reason="PART_DOWN", metadata=where)
+    retry_after_s = _GUESS_S if error.retry_after_s is None else error.retry_after_s
+    if error.full:
+        return Overloaded(str(error), retry_after_s=retry_after_s, metadata=where)
+    return Unavailable(f"no path is left: {error}", retry_after_s=retry_after_s, reason="PART_DOWN", metadata=where)
 
 
 def search_refused(error: InvalidInput | FailedPrecondition, *, by_words: bool) -> TandemError | PartDown:

@@ -63,10 +63,16 @@ class Ensemble:
 
     async def _weights_first(self, paths: Paths, passages: tuple[Passage, ...]) -> Draft:
         draft = await ask_adapter(paths)
+        if passages:
+            tried = None if draft is None else judged(paths, draft)
+            if tried is not None and tried.accepted:
+                await paths.step(StepKind.ACCEPT, Route.FINETUNED, tried.reason)
+                return tried.draft
+            if tried is not None:
+                await paths.step(StepKind.ESCALATE, Route.RAG, tried.reason)
+            return await read(paths, passages)
         if draft is not None:
             return await given_if_sure(paths, draft)
-        if passages:
-            return await read(paths, passages)
         await paths.step(StepKind.ABSTAIN, Route.RAG, NOTHING_FOUND)
         return NOTHING
 

@@ -74,6 +74,15 @@ async def test_an_overloaded_part_says_when_to_come_back():
     assert caught.value.retry_after_s == 2.5
 
 
+@pytest.mark.parametrize(("told", "seconds"), [(4.5, 4.5), (None, 1.0)])
+async def test_a_part_that_is_left_alone_says_when_it_is_asked_again(told: float | None, seconds: float):
+    left_alone = errors.Unavailable("its last calls failed", retry_after_s=told, reason="BREAKER_OPEN")
+    world = World(retriever=FakeRetriever(error=left_alone))
+    with pytest.raises(errors.Unavailable) as caught:
+        await world.ask(question(policy="rag"))
+    assert (caught.value.reason, caught.value.retry_after_s) == ("PART_DOWN", seconds)
+
+
 async def test_a_stage_beyond_its_share_counts_as_down():
     world = World(embedder=FakeEmbedder(delay_s=NEVER))
     answer = await world.ask(question(policy="rag", timeout_s=1.0))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.router.domain import Below, NoAdapter, PartDown, Route
+from services.router.domain import Below, Draft, NoAdapter, PartDown, Route
 from services.router.policies.ensemble import Ensemble
 from tests.fakes.router import DOMAIN
 from tests.fakes.router_paths import FakePaths, reading, silent, weights
@@ -26,6 +26,16 @@ async def test_a_prompt_that_would_change_nothing_is_left_out(weight: float, cal
     paths = FakePaths(own_weight=weight)
     await Ensemble().decide(paths)
     assert paths.calls[-1] == call
+
+
+@pytest.mark.parametrize("adapter", [weights(0.1), silent(weights())])
+async def test_where_the_adapter_alone_is_not_sure_the_passages_that_were_found_are_read(adapter: Draft):
+    paths = FakePaths(own_weight=0.99, adapter=adapter)
+    assert (await Ensemble().decide(paths)).text == "read"
+    assert paths.calls == ["embed", "search", "finetuned", "read"]
+    assert paths.kinds()[2:] == ["escalate:rag", "accept:rag"]
+    none_supports = FakePaths(own_weight=0.99, adapter=adapter, reading=reading(0.1))
+    assert (await Ensemble().decide(none_supports)).abstained
 
 
 async def test_without_passages_the_adapter_answers_if_it_is_sure():
