@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from services.router.domain import Domain, Draft, Paths, Policy, Route, StepKind
-from services.router.domain.advice import Explainability, Profile
+from services.router.domain.advice import Compliance, Explainability, Profile
 from services.router.domain.domains import ArmResult
 
 LEAST_QUESTIONS = 30
@@ -33,13 +33,16 @@ class Auto:
         measured = [
             arm for arm in domain.results if arm.policy in self._policies and arm.num_questions >= LEAST_QUESTIONS
         ]
-        fitting = [arm for arm in measured if _fits(arm, domain.profile)]
+        fitting = [arm for arm in measured if _fits(arm, domain)]
         if fitting:
             return best_of(fitting)
-        why = "no policy that was measured meets the profile" if measured else "nothing was measured in this domain"
+        why = "no policy that was measured meets its limits" if measured else "nothing was measured in this domain"
         if domain.profile is None:
             return _UNADVISED, f"{why}, and it has no profile"
-        return self._pattern(domain.profile), f"{why}; its profile is advised so"
+        advised = self._pattern(domain.profile)
+        if advised == Route.FINETUNED.value and _needs_passages(domain):
+            return Route.RAG.value, f"{why}, and the weights alone that its profile is advised cannot answer here"
+        return advised, f"{why}; its profile is advised so"
 
 
 def best_of(arms: Sequence[ArmResult]) -> tuple[str, str]:
@@ -63,11 +66,21 @@ def best_of(arms: Sequence[ArmResult]) -> tuple[str, str]:
     return chosen.policy, figures + compared + price
 
 
-def _fits(arm: ArmResult, profile: Profile | None) -> bool:
-    """Tells whether an arm meets the limits of a profile; what was not measured is not known to meet them."""
-    if profile is None:
-        return True
-    if profile.explainability is Explainability.SOURCES_REQUIRED and arm.policy == Route.FINETUNED.value:
+def _fits(arm: ArmResult, domain: Domain) -> bool:
+    """Tells whether an arm meets the limits of a domain; what was not measured is not known to meet them."""
+    if arm.policy == Route.FINETUNED.value and _needs_passages(domain):
         return False
-    limit = profile.latency_limit_ms
-    return limit is None or (arm.p95_ms is not None and arm.p95_ms <= limit)
+    limits = [domain.latency_objective_ms, None if domain.profile is None else domain.profile.latency_limit_ms]
+    return all(limit is None or (arm.p95_ms is not None and arm.p95_ms <= limit) for limit in limits)
+
+
+def _needs_passages(domain: Domain) -> bool:
+    """Tells whether weights alone cannot or may not answer."""
+    profile = domain.profile
+    return not domain.answer_adapter or (
+        profile is not None
+        and (
+            profile.explainability is Explainability.SOURCES_REQUIRED
+            or profile.compliance is Compliance.RECORDS_STAY_EXTERNAL
+        )
+    )

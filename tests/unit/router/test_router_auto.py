@@ -1,6 +1,7 @@
 """auto chooses by what was measured, within the profile's limits, else by the profile, and says why."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -41,9 +42,11 @@ def arm(policy: str, accuracy: float, *, width: float = 0.02, num_questions: int
     )
 
 
-async def chosen(*results: ArmResult, profile: Profile | None = None) -> tuple[str, str]:
-    paths = FakePaths(domain=replace(DOMAIN, results=results, profile=profile))
-    await build(pattern=lambda _: "rag")["auto"].decide(paths)
+async def chosen(
+    *results: ArmResult, profile: Profile | None = None, pattern: str = "rag", **fields: Any
+) -> tuple[str, str]:
+    paths = FakePaths(domain=replace(DOMAIN, results=results, profile=profile, **fields))
+    await build(pattern=lambda _: pattern)["auto"].decide(paths)
     assert paths.kinds()[0] == "choose:none"
     name, _, reason = paths.steps[0].reason.partition(": ")
     return name, reason
@@ -77,13 +80,34 @@ async def test_what_misses_the_profile_is_out():
     assert (await chosen(arm("finetuned", 0.9), arm("rag", 0.6), profile=sourced))[0] == "rag"
 
 
+async def test_what_misses_the_domains_objective_is_out():
+    results = (arm("rag", 0.9, p95_ms=400.0), arm("finetuned", 0.6, p95_ms=100.0))
+    assert (await chosen(*results, latency_objective_ms=200.0))[0] == "finetuned"
+    assert (await chosen(*results, latency_objective_ms=500.0))[0] == "rag"
+
+
+@pytest.mark.parametrize(
+    ("profile", "fields"),
+    [
+        (PROFILE, {"answer_adapter": ""}),
+        (replace(PROFILE, compliance=Compliance.RECORDS_STAY_EXTERNAL), {}),
+        (replace(PROFILE, explainability=Explainability.SOURCES_REQUIRED), {}),
+    ],
+)
+async def test_weights_alone_are_out_where_they_cannot_or_may_not_answer(profile: Profile, fields: dict[str, Any]):
+    assert (await chosen(arm("finetuned", 0.9), arm("rag", 0.6), profile=profile, **fields))[0] == "rag"
+    name, reason = await chosen(profile=profile, pattern="finetuned", **fields)
+    assert name == "rag"
+    assert "cannot answer here" in reason
+
+
 @pytest.mark.parametrize(
     ("results", "why"),
     [
         ((), "nothing was measured"),
         ((arm("finetuned", 0.9, num_questions=29),), "nothing was measured"),
         ((arm("oracle", 0.9),), "nothing was measured"),
-        ((arm("dual", 0.9, p95_ms=900.0),), "no policy that was measured meets the profile"),
+        ((arm("dual", 0.9, p95_ms=900.0),), "no policy that was measured meets its limits"),
     ],
 )
 async def test_without_a_measurement_that_counts_the_profile_is_asked(results: tuple[ArmResult, ...], why: str):
