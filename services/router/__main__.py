@@ -78,7 +78,6 @@ async def build(config: RouterConfig, telemetry: Telemetry) -> App:
         domains=domains,
         adviser=Adviser(advisor, evidence=evidence, domains=domains, default_timeout_s=timeout_s),
         grounder=Grounder(peers.grounding, default_depth=Depth(config.grounding_depth), default_timeout_s=timeout_s),
-        default_policy=config.default_policy,
         default_passages=config.default_passages,
     )
     auditor = AuditServicer(reader)

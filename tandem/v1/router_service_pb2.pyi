@@ -1209,7 +1209,9 @@ class ListPoliciesResponse(_message.Message):
     POLICIES_FIELD_NUMBER: _builtins.int
     DEFAULT_POLICY_FIELD_NUMBER: _builtins.int
     default_policy: _builtins.str
-    """default_policy is what an empty policy means."""
+    """default_policy is what an empty policy means in the caller's default
+    domain; empty where the caller may ask no domain.
+    """
     @_builtins.property
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyDescription]:
         """policies are ordered by name."""

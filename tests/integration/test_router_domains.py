@@ -13,7 +13,7 @@ from tandem import errors
 from tandem.client import AsyncRouterClient
 from tandem.rpc.channel import connect
 from tandem.rpc.status import from_rpc_error
-from tandem.v1 import domains_pb2
+from tandem.v1 import domains_pb2, router_service_pb2
 from tandem.v1.router_service_pb2_grpc import RouterServiceStub
 from tests.fakes.router import World, Written
 from tests.fakes.router_peers import stack
@@ -104,6 +104,17 @@ async def test_without_a_folder_the_settings_are_the_domain(tmp_path: Path) -> N
     async with stack(World(), tmp_path, default_policy="rag", min_groundedness=0.25) as address:
         (domain,) = await listed(address, "bea")
     assert (domain.name, domain.policy, domain.min_groundedness) == ("default", "rag", 0.25)
+
+
+async def test_the_default_policy_is_that_of_the_callers_default_domain(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('tenants = ["halden"]\npolicy = "dual"')
+    request = router_service_pb2.ListPoliciesRequest()
+    named: list[str] = []
+    async with stack(World(), tmp_path, domains_dir=tmp_path) as address:
+        for caller in ("alice", "bea"):
+            async with connect(address, token=caller) as channel:
+                named.append((await RouterServiceStub(channel).ListPolicies(request)).default_policy)
+    assert named == ["dual", ""]
 
 
 async def test_pages_are_bounded(tmp_path: Path) -> None:

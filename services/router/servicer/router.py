@@ -32,7 +32,6 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         domains: Domains,
         adviser: Adviser,
         grounder: Grounder,
-        default_policy: str,
         default_passages: int,
     ) -> None:
         self._engine = engine
@@ -40,7 +39,6 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         self._lister = DomainLister(domains)
         self._adviser = adviser
         self._grounder = grounder
-        self._default_policy = default_policy
         self._default_passages = default_passages
 
     async def Ask(self, request: router_service_pb2.AskRequest, context: Context) -> router_service_pb2.AskResponse:
@@ -72,14 +70,15 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
     async def ListPolicies(
         self, request: router_service_pb2.ListPoliciesRequest, context: Context
     ) -> router_service_pb2.ListPoliciesResponse:
-        """Names the policies."""
-        call.principal()
+        """Names the policies, and that of the caller's default domain."""
+        caller = call.principal()
+        policy_by_domain = {row.domain.name: row.domain.policy for row in self._domains.list(caller)}
         return router_service_pb2.ListPoliciesResponse(
             policies=[
                 router_service_pb2.PolicyDescription(name=policy.name, description=policy.description)
                 for policy in self._engine.policies.values()
             ],
-            default_policy=self._default_policy,
+            default_policy=policy_by_domain.get(self._domains.default(caller), ""),
         )
 
     async def Advise(self, request: advice_pb2.AdviseRequest, context: Context) -> advice_pb2.AdviseResponse:
