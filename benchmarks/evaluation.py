@@ -119,12 +119,14 @@ def trained(name: str, adapters: dict[str, str], work: Path, home: Path, options
         finetuning.train("register", str(folder / "run"), *place, allowed=(0, finetuning.REJECTED))
 
 
-def domain_file(path: Path, tenant: str, label: str, **files: Path) -> None:
+def domain_file(path: Path, tenant: str, label: str, tables: str = "", **files: Path) -> None:
     """Writes a domain's file with what is there of its calibration and results; a running router reads it anew."""
     lines = [f'description = "measured by make evaluate"\ntenants = ["{tenant}"]\npolicy = "auto"']
     lines += [f'{key} = "{file.name}"' for key, file in files.items() if file.exists()]
     if label:
         lines += ["", "[documents]", f'evaluation = "{label}"']
+    if tables:
+        lines += ["", tables]
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".partial")
     scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -137,11 +139,14 @@ def measure(name: str, work: Path, options: argparse.Namespace) -> None:
     trained(name, chosen.adapters, work, home, options)
     chosen.build(options.data or Path(), work / "training", folder)
     label = "" if chosen.sample else name.replace("_", "-")
-    domain, domains = name.replace("_", "-"), work / name / "domains"
+    # The sample's own domain, with its profile, prices and abstention, so that its calibration can be put beside it.
+    domain, domains = label or chosen.tenant, work / name / "domains"
+    own = (COMPANY / "domains" / f"{domain}.toml").read_text(encoding="utf-8") if chosen.sample else ""
+    tables = own[own.index("\n[") + 1 :] if own else ""
     artefact, results = domains / f"{domain}.calibration.json", domains / f"{domain}.arms.json"
 
     def declare() -> None:
-        domain_file(domains / f"{domain}.toml", chosen.tenant, label, calibration=artefact, results=results)
+        domain_file(domains / f"{domain}.toml", chosen.tenant, label, tables, calibration=artefact, results=results)
 
     def arms(data: Path, out: Path, *more: str) -> None:
         known = ("--domain", domain, "--as", chosen.principal, "--name", label or domain, "--keep")
