@@ -123,9 +123,15 @@ def cascade_features(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def of_feedback(feedback: Sequence[feedback_service.Feedback], *, names: Sequence[str]) -> tuple[list[Row], int]:
-    """Returns rows of verdicts on the adapter's answers that tell all these features, and how many were of no use."""
+    """Returns rows of the adapter's answers that tell all these features, and how many verdicts were of no use.
+
+    An answer counts once, by the newest verdict on it: the list begins with the newest, as the router gives it.
+    """
     rows = []
+    newest: dict[str, feedback_service.Feedback] = {}
     for one in feedback:
+        newest.setdefault(one.answer_id, one)
+    for one in newest.values():
         known = {name.name: float(value) for name, value in one.signals.ListFields()}
         if one.route == router.ROUTE_FINETUNED and known.keys() >= set(names):
             right = one.verdict == feedback_service.VERDICT_RIGHT

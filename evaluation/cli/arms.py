@@ -57,7 +57,7 @@ def arms(
 
     Answers are kept: the same command goes on where it was broken off. `results = "arms.json"` in the domain's file
     lets the policy auto choose by what was measured. Documents are filed under a label; to keep the domain's searches
-    to them its file needs `[documents]` with `evaluation = "NAME"`. Asking needs the role "user", filing "editor".
+    to them its file needs `evaluation = "NAME"` in its table documents. Asking needs the role "user", filing "editor".
     """
     needs_report()
     folder = read_folder(data)

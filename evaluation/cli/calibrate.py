@@ -43,7 +43,9 @@ def calibrate(
     isotonic: Annotated[bool, typer.Option("--isotonic", help="Bend the confidence by an isotonic curve.")] = False,
     feedback: Annotated[
         bool,
-        typer.Option("--feedback", help="Also fit on what people said of the adapter's answers (never certifies)."),
+        typer.Option(
+            "--feedback", help="Also fit on what people said of the adapter's answers; never certifies. Role: operator."
+        ),
     ] = False,
     min_f1: MinF1 = MIN_F1,
     concurrency: Concurrency = 4,
@@ -88,7 +90,7 @@ def calibrate(
     fitted.notes.extend([f"right: {rule.metric}", *found.notes, blended])
     if feedback:
         fitted.notes.append(
-            f"feedback: {len(told)} verdicts fitted, {unusable} not of the adapter or lacking a feature"
+            f"feedback: {len(told)} answers fitted, {unusable} verdicts replaced, not of the adapter or lacking a feature"
         )
     document = artefacts.artefact(
         fitted.document(),

@@ -121,6 +121,9 @@ def test_feedback_is_fitted_and_never_certifies():
     assert (len(told), unusable) == (59, 1)
     assert {row.correct for row in told if row.features["mean_logprob"] > -0.15} == {True}
     assert of_feedback(verdicts, names=("mean_logprob", "scope_distance")) == ([], 60)
+    changed = [feedback.Feedback(answer_id="a", verdict=verdict, route=router.ROUTE_FINETUNED) for verdict in (1, 2, 3)]
+    (row,), superseded = of_feedback(changed, names=())
+    assert (row.correct, superseded) == (True, 2)  # the newest comes first
     rows = [replace(row, features={"mean_logprob": row.features["mean_logprob"]}) for row in answers(400)]
     plain, more = calibrate(rows, Wish()), calibrate(rows, Wish(), fit_too=told)
     assert more.num_certifying == plain.num_certifying
