@@ -10,7 +10,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test lint types imports unit integration e2e deploy-test verify fix \
-        bench-generator bench-embedder bench-retriever bench-hot-swap chaos-retriever soak evaluate \
+        bench-generator bench-embedder bench-retriever bench-router bench-hot-swap chaos-retriever soak evaluate \
         proto verify-proto verify-telemetry fix-telemetry verify-dashboards fix-dashboards lock clean
 
 help: ## Show the targets
@@ -104,6 +104,9 @@ bench-embedder: setup ## Measure the embedder against its peers; options in ARGS
 
 bench-retriever: setup ## Measure retrieval on public sets beside BM25 and brute force; ARGS='--data DIR --section NAME'
 	$(BIN)/python -m benchmarks.retriever $(ARGS)
+
+bench-router: setup ## Measure the router's own time, and the wait for answers on the sample company; ARGS='--section overhead'
+	$(BIN)/python -m benchmarks.router $(ARGS)
 
 bench-hot-swap: setup ## Promote another edition of a collection and ask who held which office; ARGS='--model'
 	$(BIN)/python -m benchmarks.hot_swap $(ARGS)
