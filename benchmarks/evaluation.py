@@ -166,8 +166,8 @@ def measure(name: str, work: Path, options: argparse.Namespace) -> None:
         asked, scope_data = folder / "calibration.jsonl", folder / "train.jsonl"
         if not artefact.exists():
             given = ("--data", str(asked), "--scope-data", str(scope_data), "--as", chosen.principal)
-            where = ("--domain", domain, "--folder", str(calibrating), "--out", str(artefact), "--risk", _RISK)
-            command("calibrate", *given, *where, home=home)
+            where = ("--domain", domain, "--folder", str(calibrating), "--out", str(artefact))
+            command("calibrate", *given, *where, "--risk", _RISK, home=home)
             declare()
         if not results.exists():
             # The answers of both pure paths were kept by the calibration.
