@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.router.audit.payload import Payloads
@@ -36,6 +36,13 @@ from tandem.errors import ConfigError, Unavailable
 log = logging.getLogger(__name__)
 
 _MAX_GROUP = 256
+# Made once: to build a statement takes the interpreter longer than SQLite takes to run it.
+_APPEND = insert(records)
+_MOVE_HEAD = (
+    update(heads)
+    .where(heads.c.writer == bindparam("of"), heads.c.sequence == bindparam("at"))
+    .values(sequence=bindparam("to"), hash=bindparam("end"))
+)
 _INTERRUPTED = canonical({"steps": [], "degraded": [], "error": {"code": "UNAVAILABLE", "reason": "INTERRUPTED"}})
 
 
@@ -237,15 +244,12 @@ class AuditLog:
             moment = max(timestamp(self._now()), head.record_time)
             record = replace(draft, sequence=head.sequence + 1, record_time=moment, previous_hash=head.hash)
             record = replace(record, hash=hash_record(record))
-            rows.append(asdict(record))
+            rows.append(dict(vars(record)))
             head = _Head(record.sequence, record.hash, record.record_time)
         with engine.begin() as connection:
-            connection.execute(insert(records), rows)
-            found = connection.execute(
-                update(heads)
-                .where(heads.c.writer == self._writer, heads.c.sequence == start.sequence)
-                .values(sequence=head.sequence, hash=head.hash)
-            )
+            connection.execute(_APPEND, rows)
+            moved = {"of": self._writer, "at": start.sequence, "to": head.sequence, "end": head.hash}
+            found = connection.execute(_MOVE_HEAD, moved)
             if found.rowcount == 0:
                 connection.execute(insert(heads).values(writer=self._writer, sequence=head.sequence, hash=head.hash))
         self._head = head
