@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import evaluation_page, finetuning, report
 from benchmarks import evaluation_sets as sets
-from benchmarks import finetuning
 from benchmarks.public_sets import SETS, TrainingSet
 from benchmarks.runner import ROOT
 
@@ -199,12 +199,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=0, help="most test questions of each set; 0 for all")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--work", type=Path, default=Path(".tandem/evaluate"))
+    parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the page of results")
     options = parser.parse_args(arguments)
     wanted = options.only.split(",") if options.only else known
     if unknown := [name for name in wanted if name not in known]:
         parser.error(f"no such set: {', '.join(unknown)}")
     work, failed = options.work.resolve(), False
-    told = []
+    about = report.conditions()
+    told, measured = [], list[str]()
     for name in wanted:
         if name != "company" and options.data is None:
             told.append(f"{name} was left out: name the folder of public sets with --data (make evaluate DATA=DIR)")
@@ -215,11 +217,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 measure(name, work, options)
             told.append(f"{name}: {work / name / 'report'}")
+            measured.append(name)
         except FileNotFoundError as error:
             told.append(f"{name} was left out: {error.filename} is not there")
         except RuntimeError as error:
             told.append(f"{name} failed: {error}; the same command goes on from there")
             failed = True
+    if measured:
+        folders = {name: work / name for name in measured}
+        found = {name: evaluation_page.gathered(folder) for name, folder in folders.items()}
+        text = evaluation_page.page(found, [line for line in told if "left out" in line])
+        data = {name: evaluation_page.slim(row) for name, row in found.items()}
+        plots = evaluation_page.plots(folders)
+        told.append(str(report.write("evaluation", about, text, data, plots=plots, folder=options.output)))
     print("\n" + "\n".join(told))
     return 1 if failed else 0
 

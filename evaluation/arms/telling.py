@@ -13,18 +13,18 @@ from evaluation.arms.routers import COMPUTED
 from tandem.report import write_page
 from tandem.report.plots import INK, SOFT, STRONG, bars, svg
 
-PAGE, DATA = "arms.html", "arms.json"
+PAGE, DATA, CURVE = "arms.html", "arms.json", "cost-quality.svg"
 _AXES = {"tokens": "tokens read and written, per answer", "calls": "calls of other services, per answer"}
 
 
 def write(report: Report, folder: Path) -> Path:
-    """Writes arms.html and arms.json into a folder and returns the page."""
+    """Writes arms.html, arms.json and cost-quality.svg into a folder and returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f".{DATA}.partial"
-    scratch.write_text(
-        json.dumps(report.to_json(), ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    data = report.to_json() | {"findings": findings(report)}
+    scratch.write_text(json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     scratch.replace(folder / DATA)
+    (folder / CURVE).write_text(curve(report, "tokens"), encoding="utf-8")
     strong = [arm for arm in report.arms if arm not in COMPUTED]
     return write_page(
         folder / PAGE,

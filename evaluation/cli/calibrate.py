@@ -90,7 +90,7 @@ def calibrate(
     fitted.notes.extend([f"right: {rule.metric}", *found.notes, blended])
     if feedback:
         fitted.notes.append(
-            f"feedback: {len(told)} answers fitted; {unusable} verdicts replaced, not of the adapter, or lacking a figure"
+            f"feedback: {len(told)} answers fitted; {unusable} verdicts replaced, of other paths, or lacking a figure"
         )
     document = artefacts.artefact(
         fitted.document(),
