@@ -94,8 +94,8 @@ class Spread:
 
 def spread(seconds: Sequence[float]) -> Spread:
     """Returns the distribution of times in seconds; NaN where there are none."""
-    found = [1000 * percentile(seconds, share) for share in (0.5, 0.95, 0.99)]
-    return Spread(*found, num=len(seconds))
+    p50, p95, p99 = (1000 * percentile(seconds, share) for share in (0.5, 0.95, 0.99))
+    return Spread(p50, p95, p99, num=len(seconds))
 
 
 def told(milliseconds: float) -> str:

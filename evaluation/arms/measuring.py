@@ -16,7 +16,7 @@ from evaluation.arms.figures import Arm, Column, Comparison, column, compare, me
 from evaluation.arms.paths import ARMS, EVIDENCE, NEEDS, OWN, POLICIES
 from evaluation.arms.routers import ORACLE, RANDOM, SOURCE, at_random, by_source, oracle
 from tandem.errors import InvalidInput
-from tandem.scoring import Interval, mean
+from tandem.scoring import Interval, mean, paired_interval
 
 ROUTED = ("dual", "cascade", "ensemble", "auto")
 
@@ -43,6 +43,8 @@ class Report:
     absent: dict[str, str] = field(default_factory=dict)
     """Why an arm was not measured."""
     comparisons: list[Comparison] = field(default_factory=list)
+    behind: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    """By how much a policy's accuracy lies below that of another, by both names."""
     oracle_shares: dict[str, Interval] = field(default_factory=dict)
     both: dict[str, float | None] = field(default_factory=dict)
     """Tokens, calls and cost of an answer where both pure paths are always asked."""
@@ -58,6 +60,7 @@ class Report:
             {**asdict(one), "threshold": None if math.isinf(one.threshold) else one.threshold} for one in self.curve
         ]
         found["arms"] = [self._row(name, arm) for name, arm in self.arms.items()]
+        del found["behind"]  # each arm has its own
         return found
 
     def _row(self, name: str, arm: Arm) -> dict[str, Any]:
@@ -73,6 +76,7 @@ class Report:
             "p95_ms": arm.p95_ms if arm.num_timed else None,
             "cost": arm.cost,
             "num_calls": arm.calls,
+            "behind": {other: asdict(gap) for other, gap in self.behind.get(name, {}).items()},
             **{key: value for key, value in asdict(arm).items() if key not in ("cost", "p95_ms")},
         }
 
@@ -123,6 +127,7 @@ def report_of(
     for arm, answers in asked.items():
         routes = [one.route for one in answers]
         report.arms[arm] = measured(questions, columns[arm], seed=wish.seed, routes=routes)
+    report.behind = _behind(questions, {arm: found for arm, found in columns.items() if arm in POLICIES}, wish)
     if OWN in columns and EVIDENCE in columns:
         _computed(report, questions, columns, wish)
         report.curve = sweep(asked[OWN], columns[OWN], columns[EVIDENCE])
@@ -158,6 +163,19 @@ def _computed(report: Report, questions: Sequence[Question], columns: dict[str, 
         share = share_of_oracle(columns[arm], own, evidence, columns[ORACLE], groups, seed=wish.seed)
         if share is not None:
             report.oracle_shares[arm] = share
+
+
+def _behind(questions: Sequence[Question], columns: dict[str, Column], wish: Wish) -> dict[str, dict[str, Interval]]:
+    groups = [one.group for one in questions]
+    right = {arm: found.values["accuracy"] for arm, found in columns.items()}
+    return {
+        arm: {
+            other: paired_interval(right[other], right[arm], groups=groups, seed=wish.seed)
+            for other in right
+            if other != arm
+        }
+        for arm in right
+    }
 
 
 def _notes(asked: dict[str, list[Answered]], report: Report) -> list[str]:

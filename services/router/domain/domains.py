@@ -1,6 +1,7 @@
 """Domains: the fields of questions that a router serves, each with its models, documents and rules."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from services.router.domain.advice import Costs, Profile
@@ -43,7 +44,9 @@ class LabelCondition:
 class ArmResult:
     """Is what an evaluation measured of one policy in this domain: accuracy with its 95 % interval, and its price.
 
-    `p95_ms` is of whole answers at one at a time; `cost` is a mean of an answer, in the domain's currency.
+    `p95_ms` is of whole answers at one at a time; `cost` is a mean of an answer, in the domain's currency. `behind` is
+    the least, at 95 %, by which the accuracy lies below that of another policy on the same questions; it is negative
+    where the accuracy may be above.
     """
 
     policy: str
@@ -55,6 +58,7 @@ class ArmResult:
     p95_ms: float | None = None
     cost: float | None = None
     num_calls: float | None = None
+    behind: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """Reads what an evaluation measured of each policy: the JSON that `tandem evaluate arms` writes.
 
 A list "arms" of objects with policy, accuracy, low, high (0 to 1), num_questions and metric, and where they were
-measured p95_ms, cost and num_calls. Other keys are not read. Arms that are no policy of this router, such as the base
-model alone, are left out.
+measured p95_ms, cost, num_calls and "behind", which has {"low": -1 to 1} by the names of other policies. Other keys are
+not read. Arms that are no policy of this router, such as the base model alone, are left out.
 """
 
 import json
@@ -58,11 +58,18 @@ def _arm(row: Mapping[str, Any], place: str) -> ArmResult:
         num_questions=num_questions,
         metric=metric,
         **{key: None if row.get(key) is None else _number(row, key, place) for key in ("p95_ms", "cost", "num_calls")},
+        behind=_behind(row.get("behind", {}), f"{place}.behind"),
     )
 
 
-def _number(row: Mapping[str, Any], key: str, place: str, *, most: float = _MOST) -> float:
+def _behind(gaps: Any, place: str) -> dict[str, float]:
+    if not isinstance(gaps, dict) or not all(isinstance(gap, dict) for gap in gaps.values()):
+        raise ResultsInvalid(f"{place} holds no intervals by policy; evaluate anew")
+    return {other: _number(gap, "low", f"{place}.{other}", least=-1, most=1) for other, gap in gaps.items()}
+
+
+def _number(row: Mapping[str, Any], key: str, place: str, *, least: float = 0, most: float = _MOST) -> float:
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise ResultsInvalid(f"{place}.{key} is no number from 0 to {most:g}; evaluate anew")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ResultsInvalid(f"{place}.{key} is no number from {least:g} to {most:g}; evaluate anew")
     return float(value)

@@ -48,11 +48,12 @@ class Auto:
 def best_of(arms: Sequence[ArmResult]) -> tuple[str, str]:
     """Returns the policy of the most accurate arm, or of a cheaper one that may be as accurate, and why.
 
-    An arm may be as accurate where its 95 % interval reaches the best one's accuracy. What is cheaper is told by the
-    first of cost, calls and p95 that is known of all of these.
+    An arm may be as accurate where the 95 % interval of their difference, paired by question, does not exclude it, or,
+    where that is not known, its own interval reaches the best one's accuracy. What is cheaper is told by the first of
+    cost, calls and p95 that is known of all of these.
     """
     best = max(arms, key=lambda arm: arm.accuracy)
-    equals = [arm for arm in arms if arm.high >= best.accuracy]
+    equals = [arm for arm in arms if arm is best or _may_equal(arm, best)]
     chosen, price = best, ""
     for name, unit in (("cost", " an answer"), ("num_calls", " calls an answer"), ("p95_ms", " ms at p95")):
         known = [(float(value), arm) for arm in equals if (value := getattr(arm, name)) is not None]
@@ -62,8 +63,13 @@ def best_of(arms: Sequence[ArmResult]) -> tuple[str, str]:
             break
     interval = f"[{chosen.low:.3f}, {chosen.high:.3f}]"
     figures = f"{chosen.metric} {chosen.accuracy:.3f} {interval} on {chosen.num_questions} questions"
-    compared = "" if chosen is best else f", which reaches the best, {best.policy} at {best.accuracy:.3f}"
+    compared = "" if chosen is best else f", no less than the best shown, {best.policy} at {best.accuracy:.3f}"
     return chosen.policy, figures + compared + price
+
+
+def _may_equal(arm: ArmResult, best: ArmResult) -> bool:
+    least = arm.behind.get(best.policy)
+    return arm.high >= best.accuracy if least is None else least <= 0
 
 
 def _fits(arm: ArmResult, domain: Domain) -> bool:

@@ -75,6 +75,9 @@ async def test_the_json_is_what_a_domain_reads(tmp_path):
     assert (found["cascade"].accuracy, found["cascade"].num_questions) == (1.0, 80)
     assert found["cascade"].num_calls == 2.5
     assert found["cascade"].p95_ms is not None
+    assert found["rag"].behind["cascade"] > 0
+    assert found["cascade"].behind["rag"] < 0
+    assert "cascade" not in found["cascade"].behind
 
 
 async def test_the_page_says_what_is_worse_and_what_was_not_measured(tmp_path):

@@ -30,8 +30,17 @@ PROFILE = Profile(
 )
 
 
-def arm(policy: str, accuracy: float, *, width: float = 0.02, num_questions: int = 200, **prices: float) -> ArmResult:
+def arm(
+    policy: str,
+    accuracy: float,
+    *,
+    width: float = 0.02,
+    num_questions: int = 200,
+    behind: dict[str, float] | None = None,
+    **prices: float,
+) -> ArmResult:
     return ArmResult(
+        behind=behind or {},
         policy=policy,
         accuracy=accuracy,
         low=accuracy - width,
@@ -62,8 +71,17 @@ async def test_of_policies_that_may_be_as_accurate_the_cheapest_is_chosen():
     results = (arm("ensemble", 0.8, cost=0.04), arm("rag", 0.79, cost=0.02), arm("finetuned", 0.5, cost=0.01))
     name, reason = await chosen(*results)
     assert name == "rag"
-    assert "reaches the best, ensemble at 0.800" in reason
+    assert "no less than the best shown, ensemble at 0.800" in reason
     assert "0.02 an answer" in reason
+
+
+async def test_what_the_same_questions_show_to_be_worse_is_not_taken_for_its_price():
+    def results(least: float) -> list[ArmResult]:
+        cheap = arm("rag", 0.75, width=0.1, cost=0.01, behind={"dual": least, "cascade": -0.2})
+        return [arm("dual", 0.8, width=0.1, cost=0.04), cheap]
+
+    assert (await chosen(*results(0.01)))[0] == "dual"
+    assert (await chosen(*results(0.0)))[0] == "rag"
 
 
 async def test_without_costs_the_calls_and_then_the_time_tell_what_is_cheaper():
