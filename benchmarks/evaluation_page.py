@@ -26,7 +26,7 @@ def slim(found: Row) -> Row:
         for name in names:
             kept.get(place, {}).pop(name, None)
     for part in kept.values():
-        for name in ("folder", "data", "train", "calibration"):
+        for name in ("folder", "data", "train", "calibration", "scope"):
             part.get("about", {}).pop(name, None)
     return kept
 

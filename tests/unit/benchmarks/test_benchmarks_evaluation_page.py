@@ -25,7 +25,7 @@ ARMS = {
     "notes": [],
 }
 SCOPE = {
-    "about": {"data": "/somewhere"},
+    "about": {"data": "/somewhere", "scope": "/somewhere/else"},
     "num_inside": 5,
     "num_outside": 6,
     "auroc": interval(0.9),
