@@ -1,12 +1,9 @@
 """cascade: fine-tuned first; escalate to passages when the confidence is not enough."""
 
-from contextlib import suppress
-
 from services.router.domain import Draft, NoAdapter, PartDown, Paths, Route, StepKind
 from services.router.domain.calibration import Artefact
 from services.router.policies.evidence import from_passages
-from services.router.policies.finetuned import Judged, judged
-from tandem.tasks import Together
+from services.router.policies.finetuned import Judged, judged, located
 
 _SHARE = 0.4
 """How much of the time left the adapter may take, so that the passages can still be read."""
@@ -24,25 +21,19 @@ class Cascade:
         if artefact is not None and artefact.threshold is None:
             return await self._all_escalated(paths, artefact)
         await paths.step(StepKind.CHOOSE, Route.FINETUNED, "the policy asks the answer adapter first")
-        needs_scope = artefact is not None and any(one.name == "scope_distance" for one in artefact.features)
-        async with Together() as together:
-            # The embedding goes on beside the draft; the search uses it should the draft not do.
-            located = together.start(_locate(paths)) if needs_scope and paths.room(calls=2) else None
-            draft = await ask_adapter(paths)
-            if located is not None:
-                await located
-            tried = None if draft is None else judged(paths, draft)
-            if tried is not None and tried.accepted:
-                await paths.step(StepKind.ACCEPT, Route.FINETUNED, tried.reason)
-                return tried.draft
-            if tried is not None:
-                await paths.step(StepKind.ESCALATE, Route.RAG, tried.reason)
-            try:
-                return await from_passages(paths)
-            except PartDown as down:
-                if tried is None or tried.draft.abstained:
-                    raise
-                return await keep(paths, tried, down)
+        draft = await located(paths, ask_adapter(paths))
+        tried = None if draft is None else judged(paths, draft)
+        if tried is not None and tried.accepted:
+            await paths.step(StepKind.ACCEPT, Route.FINETUNED, tried.reason)
+            return tried.draft
+        if tried is not None:
+            await paths.step(StepKind.ESCALATE, Route.RAG, tried.reason)
+        try:
+            return await from_passages(paths)
+        except PartDown as down:
+            if tried is None or tried.draft.abstained:
+                raise
+            return await keep(paths, tried, down)
 
     async def _all_escalated(self, paths: Paths, artefact: Artefact) -> Draft:
         """Reads passages at once: no draft could be accepted, so one is written only where nothing else is left."""
@@ -82,9 +73,3 @@ async def keep(paths: Paths, tried: Judged, down: PartDown) -> Draft:
     await paths.step(StepKind.FALL_BACK, Route.FINETUNED, reason)
     await paths.show(tried.draft)
     return tried.draft
-
-
-async def _locate(paths: Paths) -> None:
-    # Without a scope the draft cannot be judged, and the reason says so.
-    with suppress(PartDown):
-        await paths.scope()

@@ -1,8 +1,14 @@
 """finetuned: the adapter answers from its weights, or there is no answer."""
 
+from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from services.router.domain import ABSTAINED_TEXT, Confidence, Draft, Paths, Route, StepKind
+from services.router.domain import ABSTAINED_TEXT, Confidence, Draft, PartDown, Paths, Route, StepKind
+from tandem.tasks import Together
+
+T = TypeVar("T")
 
 
 class Finetuned:
@@ -14,7 +20,7 @@ class Finetuned:
     async def decide(self, paths: Paths) -> Draft:
         """Returns the adapter's answer; raises NoAdapter or PartDown."""
         await paths.step(StepKind.CHOOSE, Route.FINETUNED, "the policy asks the answer adapter alone")
-        tried = judged(paths, await paths.finetuned(share=1.0, tentative=False))
+        tried = judged(paths, await located(paths, paths.finetuned(share=1.0, tentative=False)))
         if tried.draft.abstained:
             await paths.step(StepKind.ABSTAIN, Route.FINETUNED, tried.reason)
         else:
@@ -29,6 +35,24 @@ class Judged:
     draft: Draft
     accepted: bool
     reason: str
+
+
+async def located(paths: Paths, drafting: Coroutine[Any, Any, T]) -> T:
+    """Returns what is drafted; the question is embedded beside it where the domain's calibration needs its distance."""
+    artefact = paths.domain.artefact
+    wanted = artefact is not None and any(one.name == "scope_distance" for one in artefact.features)
+    async with Together() as together:
+        locating = together.start(_locate(paths)) if wanted and paths.room(calls=2) else None
+        draft = await drafting
+        if locating is not None:
+            await locating
+    return draft
+
+
+async def _locate(paths: Paths) -> None:
+    # Without a scope the draft cannot be judged, and the reason says so.
+    with suppress(PartDown):
+        await paths.scope()
 
 
 def judged(paths: Paths, draft: Draft) -> Judged:

@@ -3,12 +3,14 @@
 import asyncio
 from dataclasses import replace
 
-from services.router.domain import Answer, Route, StepKind
+import pytest
+
+from services.router.domain import Allowance, Answer, Route, StepKind
 from tandem import errors
 from tests.fakes.router import DOMAIN, NEVER, World, Written, question
 from tests.fakes.router_calibration import artefact_of
 from tests.fakes.router_gates import Gate, GatedEmbedder, GatedWritten, gated_audit
-from tests.fakes.router_worlds import deltas_after_last_discard, world_with
+from tests.fakes.router_worlds import DOWN, deltas_after_last_discard, world_with
 
 
 async def turn() -> None:
@@ -68,6 +70,37 @@ async def test_cascade_embeds_while_the_adapter_writes_and_searches_with_the_sam
     assert StepKind.ESCALATE in [step.kind for step in asked.result().steps]
     assert len(world.embedder.texts) == 1
     assert [vector is None for _, vector in world.retriever.queries] == [False]
+
+
+async def test_finetuned_embeds_while_the_adapter_writes_where_its_calibration_needs_the_distance() -> None:
+    gate = Gate()
+    world = world_with(answers=GatedWritten(gate=gate))
+    world.embedder = GatedEmbedder(gate=gate)
+    artefact = artefact_of(threshold=None, features=("scope_distance",))
+    world.domain = replace(DOMAIN, artefact=artefact)
+    asked = asking(world, "finetuned")
+    await turn()
+    assert sorted(part for part, _ in gate.waiting) == ["embedder", "generator"]
+    while not asked.done():
+        gate.open()
+        await turn()
+    confidence = asked.result().draft.confidence
+    assert confidence is not None
+    assert confidence.calibration == artefact.version
+
+
+@pytest.mark.parametrize("lacking", ["embedder", "room"])
+async def test_finetuned_answers_uncalibrated_where_the_distance_cannot_be_had(lacking: str) -> None:
+    world = world_with()
+    world.domain = replace(DOMAIN, artefact=artefact_of(threshold=None, features=("scope_distance",)))
+    if lacking == "embedder":
+        world.embedder.error = DOWN
+    allowance = Allowance(max_calls=1) if lacking == "room" else Allowance()
+    draft = (await world.ask(replace(question(policy="finetuned"), allowance=allowance))).draft
+    assert draft.route is Route.FINETUNED
+    assert not draft.abstained
+    assert draft.confidence is None or not draft.confidence.calibration
+    assert len(world.embedder.texts) == (1 if lacking == "embedder" else 0)
 
 
 async def test_a_draft_is_not_begun_anew_once_some_of_it_was_told() -> None:
