@@ -28,6 +28,8 @@ _STOP_S = 60.0
 _CHOSEN_BY = "finetuned,rag,dual,cascade,ensemble"
 """Arms measured on the calibration part, for `auto` to choose by."""
 _NUM_CHOSEN_BY = "150"
+_JUDGED_BY = 300
+"""Most test questions that an adapter is judged by before it is registered."""
 _RISK = "0.3"
 """Share of wrong answers allowed among those that a cascade accepts.
 
@@ -118,7 +120,8 @@ def trained(name: str, adapters: dict[str, str], work: Path, home: Path, options
     """Trains, evaluates and registers what a set needs; what was done before is not done again."""
     for adapter, training in adapters.items():
         folder = work / "training" / training
-        finetuning.measured(TRAININGS[training], folder, options)
+        judged = argparse.Namespace(data=options.data, seed=options.seed, questions=_JUDGED_BY)
+        finetuning.measured(TRAININGS[training], folder, judged)
         if (home / "adapters" / MEASURED[name].tenant / adapter).is_dir():
             continue
         place = ("--registry", str(home / "adapters"), "--tenant", MEASURED[name].tenant, "--name", adapter)
