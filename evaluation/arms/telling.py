@@ -1,6 +1,5 @@
 """Tells how arms compare: a table in the terminal, a page for people, a file for programs."""
 
-import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -10,7 +9,7 @@ from rich.table import Table
 from evaluation.arms.measuring import Report
 from evaluation.arms.paths import EVIDENCE, OWN
 from evaluation.arms.routers import COMPUTED
-from tandem.report import write_page
+from tandem.report import write_data, write_page
 from tandem.report.plots import INK, SOFT, STRONG, bars, svg
 
 PAGE, DATA, CURVE = "arms.html", "arms.json", "cost-quality.svg"
@@ -19,11 +18,7 @@ _AXES = {"tokens": "tokens read and written, per answer", "calls": "calls of oth
 
 def write(report: Report, folder: Path) -> Path:
     """Writes arms.html, arms.json and cost-quality.svg into a folder and returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{DATA}.partial"
-    data = report.to_json() | {"findings": findings(report)}
-    scratch.write_text(json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    scratch.replace(folder / DATA)
+    write_data(folder / DATA, report.to_json() | {"findings": findings(report)})
     (folder / CURVE).write_text(curve(report, "tokens"), encoding="utf-8")
     strong = [arm for arm in report.arms if arm not in COMPUTED]
     return write_page(

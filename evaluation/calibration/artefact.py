@@ -6,7 +6,6 @@
 import hashlib
 import json
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 SCHEMA, KIND = 1, "tandem.calibration"
@@ -44,12 +43,3 @@ def artefact(
             "blend": blend,
         }
     )
-
-
-def write(document: dict[str, Any], path: Path) -> Path:
-    """Writes a sealed artefact in one step and returns the path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    scratch.replace(path)
-    return path

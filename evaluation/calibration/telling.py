@@ -1,6 +1,5 @@
 """Tells what was calibrated: a table in the terminal, a page for people, a file for programs."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from rich.table import Table
 
 from evaluation.calibration.calibrating import Calibration
 from evaluation.calibration.measures import Bin
-from tandem.report import write_page
+from tandem.report import write_data, write_page
 from tandem.report.plots import INK, LINE, SOFT, STRONG, svg
 
 PAGE, DATA = "calibration.html", "calibration.json"
@@ -21,14 +20,11 @@ def write(found: Calibration, document: dict[str, Any], folder: Path, *, scope_n
 
     `document` is the sealed artefact. It is written elsewhere: the report keeps its figures, not its scope's vectors.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     scope = document["scope"]
     kept = {**document, "scope": None if scope is None else {**scope, "rows": "", "precision": ""}}
     kept["steps"] = [vars(step) for step in found.certificate.steps]
     kept["notes"] = found.notes
-    scratch = folder / f".{DATA}.partial"
-    scratch.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    scratch.replace(folder / DATA)
+    write_data(folder / DATA, kept)
     return write_page(
         folder / PAGE,
         package="evaluation.calibration",

@@ -80,6 +80,7 @@ def calibrate(
     from evaluation.calibration.collecting import cascade_features, of_feedback, write_rows
     from evaluation.calibration.rows import read as read_rows
     from evaluation.calibration.telling import table, verdict, write
+    from tandem.report import write_data
 
     labelled = read_rows(write_rows(found.rows, work / "labelled.jsonl"))
     names = cascade_features(found.rows)
@@ -102,7 +103,7 @@ def calibrate(
         scope=None if found.scope is None else found.scope.document(),
         blend=blend,
     )
-    path = artefacts.write(document, artefact or work / f"{slug(domain)}.calibration.json")
+    path = write_data(artefact or work / f"{slug(domain)}.calibration.json", document)
     page = write(fitted, document, work)
     if as_json:
         shown = {key: value for key, value in document.items() if key not in ("scope", "features")}

@@ -1,6 +1,5 @@
 """Tells what was measured: a table in the terminal, a page for people, a file for programs."""
 
-import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.grounding.measuring import Report
-from tandem.report import write_page
+from tandem.report import write_data, write_page
 from tandem.report.plots import INK, SOFT, STRONG, bars, svg
 
 PAGE, DATA = "grounding.html", "grounding.json"
@@ -16,10 +15,7 @@ PAGE, DATA = "grounding.html", "grounding.json"
 
 def write(report: Report, folder: Path, *, name: str) -> Path:
     """Writes grounding.html and grounding.json into a folder and returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{DATA}.partial"
-    scratch.write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(folder / DATA)
+    write_data(folder / DATA, report.to_json())
     *_, last = report.auroc
     return write_page(
         folder / PAGE,

@@ -1,6 +1,5 @@
 """Tells what was measured: a table in the terminal, a page for people, a file for programs."""
 
-import json
 from pathlib import Path
 
 from rich.markup import escape
@@ -8,7 +7,7 @@ from rich.table import Table
 
 from evaluation.retrieval.measuring import Report
 from evaluation.retrieval.metrics import METRICS
-from tandem.report import write_page
+from tandem.report import write_data, write_page
 from tandem.report.plots import bars
 
 PAGE, DATA = "retrieval.html", "retrieval.json"
@@ -17,10 +16,7 @@ _LATENCIES = ("p50", "p95", "p99")
 
 def write(report: Report, folder: Path) -> Path:
     """Writes retrieval.html and retrieval.json into a folder and returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{DATA}.partial"
-    scratch.write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(folder / DATA)
+    write_data(folder / DATA, report.to_json())
     return write_page(
         folder / PAGE,
         package="evaluation.retrieval",

@@ -1,6 +1,5 @@
 """Tells what was measured of a scope: a table in the terminal, a page for people, a file for programs."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from evaluation.scope.measuring import Report
-from tandem.report import write_page
+from tandem.report import write_data, write_page
 from tandem.report.plots import INK, SOFT, STRONG, svg
 
 PAGE, DATA = "scope.html", "scope.json"
@@ -17,10 +16,7 @@ PAGE, DATA = "scope.html", "scope.json"
 
 def write(report: Report, folder: Path) -> Path:
     """Writes scope.html and scope.json into a folder and returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{DATA}.partial"
-    scratch.write_text(json.dumps(report.to_json(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(folder / DATA)
+    write_data(folder / DATA, report.to_json())
     return write_page(
         folder / PAGE,
         package="evaluation.scope",

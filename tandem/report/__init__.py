@@ -1,5 +1,5 @@
 """HTML reports and their plots, one look for training, evaluation and benchmarks; it needs the extra [report]."""
 
-from tandem.report.page import write_page
+from tandem.report.page import write_data, write_page
 
-__all__ = ["write_page"]
+__all__ = ["write_data", "write_page"]
