@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
 IGNORE = (ROOT / "deploy/docker/Dockerfile.dockerignore").read_text().splitlines()
 SERVICES = {"embedder", "generator", "retriever", "router"}
-HEAVY = {"torch", "transformers", "pymilvus", "milvus-lite", "peft", "numpy"}
+HEAVY = {"torch", "transformers", "pymilvus", "milvus-lite", "peft", "scikit-learn", "scipy"}
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -96,7 +96,7 @@ def _is_installed(name: str) -> bool:
 
 def test_the_router_needs_no_model_and_no_vector_store() -> None:
     router = closure("router")
-    assert {"grpcio", "prometheus-client", "sqlalchemy"} <= router
+    assert {"grpcio", "prometheus-client", "sqlalchemy", "numpy"} <= router
     assert not router & HEAVY
 
 
