@@ -91,6 +91,7 @@ def _prepare(config: EmbedderConfig, threads: int) -> str:
     if config.precision == "int8" and config.backend == "torch":
         raise ConfigError("int8 needs the backend openvino, in which it is faster than bf16")
     transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()  # the root logger has one
     _keep_freed_memory()
     torch.set_num_threads(threads)
     return best_precision(config.device) if config.precision == "auto" else config.precision

@@ -194,6 +194,7 @@ def _load(folder: ModelFolder) -> Any:
     model: Any = AutoModel.from_pretrained(
         folder.weights, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
+    model.loss_function = functional.cross_entropy  # tracing reads it, and the choice of one would be warned of
     return model.eval()
 
 
