@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.calibration import rows as fitted_rows
-from evaluation.calibration.artefact import KIND, SCHEMA, seal, write
+from evaluation.calibration.artefact import KIND, SCHEMA, seal
 from evaluation.calibration.calibrating import Wish
 from services.router.calibration import parse, read, reading, version_of
 from services.router.domain.calibration import FEATURE_NAMES, CalibrationInvalid, Features, ScopeMethod
+from tandem.report import write_data
 from tests.fakes.calibration import ADAPTER, DATA, EMBEDDER, MODEL, document
 
 KNN, MAHALANOBIS = document(), document(method="mahalanobis", wish=Wish(isotonic=True))
@@ -40,7 +41,7 @@ def test_both_sides_speak_of_the_same():
 
 @pytest.mark.parametrize(("held", "method"), [(KNN, "knn"), (MAHALANOBIS, "mahalanobis")])
 def test_what_was_written_is_read(tmp_path, held, method):
-    path = write(held, tmp_path / "deep" / "calibration.json")
+    path = write_data(tmp_path / "deep" / "calibration.json", held)
     found = read(path, domain="claims", adapter_sha256=ADAPTER)
     assert found.version == held["sha256"]
     assert (found.model_sha256, found.adapter_sha256, found.data_sha256) == (MODEL, ADAPTER, DATA)
@@ -204,7 +205,7 @@ def test_what_is_no_calibration_is_refused(text):
 
 
 def test_files_name_themselves_in_errors(tmp_path):
-    path = write(KNN, tmp_path / "calibration.json")
+    path = write_data(tmp_path / "calibration.json", KNN)
     with pytest.raises(CalibrationInvalid, match=r'calibration.json: it calibrates the domain "claims", not "motor"'):
         read(path, domain="motor")
     with pytest.raises(CalibrationInvalid, match=r"it calibrates the adapter bbbbbbbbbbbb, the domain answers by eeee"):
