@@ -124,7 +124,8 @@ def render(answer: router.Answer) -> RenderableType:
     for missing in answer.degraded:
         grid.add_row("degraded", Text(f"{missing.component}: {missing.effect}", style="red"))
     if answer.HasField("confidence"):
-        kind = answer.confidence.calibration or "uncalibrated"
+        version = answer.confidence.calibration
+        kind = f"calibrated by {version[:12]}" if version else "uncalibrated"
         grid.add_row("confidence", f"{answer.confidence.value:.2f} ({kind})")
     if answer.HasField("scope"):
         grid.add_row("scope", answer.scope.reason)
@@ -162,7 +163,8 @@ def _grounded(answer: router.Answer) -> RenderableType:
 def _cost(answer: router.Answer) -> str:
     usage = f"{answer.usage.input_tokens} tokens read, {answer.usage.output_tokens} written"
     price = f", {answer.cost.amount:.6f} {answer.cost.currency}" if answer.cost.HasField("amount") else ""
-    return f"{answer.cost.num_calls} calls, {usage}{price}"
+    calls = "1 call" if answer.cost.num_calls == 1 else f"{answer.cost.num_calls} calls"
+    return f"{calls}, {usage}{price}"
 
 
 def _citations(citations: Sequence[router.Citation]) -> RenderableType:
