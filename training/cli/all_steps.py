@@ -36,6 +36,7 @@ from training.cli.options import (
     Threads,
     Tracking,
     Trust,
+    Where,
     method_settings,
 )
 from training.cli.output import REJECTED, console, telling
@@ -91,7 +92,7 @@ def all_steps(
 
         full = method == "full"
 
-        where = evaluate.Where(
+        where = Where(
             registry=registry,
             tenant=tenant,
             name=name,
@@ -138,7 +139,7 @@ def all_steps(
         raise typer.Exit(REJECTED)
 
 
-def _check_end(where: evaluate.Where, *, method: str, signing_key: Path | None, encrypt: bool) -> None:
+def _check_end(where: Where, *, method: str, signing_key: Path | None, encrypt: bool) -> None:
     """Finds out before hours of training whether the result could be registered at all."""
     from training.cli import keys
 

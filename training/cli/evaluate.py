@@ -1,7 +1,6 @@
 """`tandem train evaluate`: a run against the base model and the adapter in use."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +22,7 @@ from training.cli.options import (
     Tenant,
     Threads,
     Trust,
+    Where,
 )
 from training.cli.output import REJECTED, Bars, console, print_json, tell_verdict, telling, told_arms
 from training.cli.run import SOURCE
@@ -31,18 +31,6 @@ if TYPE_CHECKING:
     from training.gate import Evaluation, GateSettings
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder that `tandem train run` wrote.")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Where:
-    """Is which adapter of which registry, and which keys open it."""
-
-    registry: Path | None = None
-    tenant: str = ""
-    name: str = ""
-    trust: tuple[Path, ...] = ()
-    keys: Path | None = None
-    no_incumbent: bool = False
 
 
 def add_to(app: typer.Typer) -> None:

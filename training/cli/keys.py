@@ -12,7 +12,7 @@ from tandem.errors import ConfigError
 from tandem.stack import Home
 
 if TYPE_CHECKING:
-    from training.cli.evaluate import Where
+    from training.cli.options import Where
     from training.registering import Incumbent, Place
 
 

@@ -1,6 +1,7 @@
 """The options that several steps share."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -108,3 +109,15 @@ def method_settings(given: Sequence[str] | None) -> dict[str, Any]:
         except ValueError:
             raise MethodError(f"--set {name}={value}: it is not of type {kinds[name].__name__}") from None
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Is which adapter of which registry, and which keys open it."""
+
+    registry: Path | None = None
+    tenant: str = ""
+    name: str = ""
+    trust: tuple[Path, ...] = ()
+    keys: Path | None = None
+    no_incumbent: bool = False

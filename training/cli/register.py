@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from training.cli.evaluate import RunFolder, Where
-from training.cli.options import AsJson, Encrypt, Keys, Name, Registry, SigningKey, Tenant
+from training.cli.evaluate import RunFolder
+from training.cli.options import AsJson, Encrypt, Keys, Name, Registry, SigningKey, Tenant, Where
 from training.cli.output import REJECTED, console, print_json, telling
 
 if TYPE_CHECKING:
