@@ -168,18 +168,22 @@ def measure(name: str, work: Path, options: argparse.Namespace) -> None:
         if label:  # files the documents, by the way of one question
             arms(folder, work / name / "filing", "--arms", "rag", "--questions", "1")
         asked, scope_data = folder / "calibration.jsonl", folder / "train.jsonl"
-        if not artefact.exists():
+        # Where the gate refused what was trained there is nothing to calibrate; the report says that it is absent.
+        learnt = chosen.sample or (home / "adapters" / chosen.tenant / "answers" / "versions").is_dir()
+        if learnt and not artefact.exists():
             given = ("--data", str(asked), "--scope-data", str(scope_data), "--as", chosen.principal)
             where = ("--domain", domain, "--folder", str(calibrating), "--out", str(artefact))
             command("calibrate", *given, *where, "--risk", _RISK, home=home)
             declare()
-        if not results.exists():
+        if learnt and not results.exists():
             # The answers of both pure paths were kept by the calibration.
             part = sets.alone(asked, work / name / "choosing" / "questions.jsonl")
             arms(part, calibrating, "--arms", _CHOSEN_BY, "--questions", _NUM_CHOSEN_BY)
             results.write_bytes((calibrating / "arms.json").read_bytes())
             declare()
         arms(folder, work / name / "report", *(["--questions", str(options.questions)] if options.questions else []))
+        if not learnt:
+            return
         texts = sets.scope_texts(folder, work / name / "scope" / "texts.jsonl")
         where = ("--calibration", str(artefact), "--out", str(texts.parent), "--as", chosen.principal)
         command("evaluate", "scope", "--data", str(texts), *where, home=home)
