@@ -89,12 +89,15 @@ def curve(report: Report, axis: str) -> str:
         line = [(getattr(point, axis), point.accuracy) for point in report.curve]
         axes.plot(*zip(*line, strict=True), color=SOFT, linewidth=1.6, marker=".", label="cascade, all thresholds")
         axes.legend(frameon=False, loc="lower right")
+    names: dict[tuple[float, float], list[str]] = {}
     for name, arm in report.arms.items():
         place = (arm.tokens if axis == "tokens" else arm.calls), arm.metrics["accuracy"].value
+        names.setdefault(place, []).append(name)  # auto lies where the policy does that it chose
         axes.plot(*place, marker="o", markersize=6, color=SOFT if name in COMPUTED else STRONG)
-        axes.annotate(name, place, xytext=(5, 4), textcoords="offset points", fontsize=8, color=INK)
+    for place, those in names.items():
+        axes.annotate(", ".join(those), place, xytext=(5, 4), textcoords="offset points", fontsize=8, color=INK)
     axes.set_xlabel(_AXES[axis])
     axes.set_ylabel("accuracy")
     axes.set_ylim(0, 1.03)
-    axes.set_xlim(left=0)
+    axes.set_xlim(left=0, right=1.15 * axes.get_xlim()[1])  # the names have to fit
     return svg(figure, axes)
