@@ -11,21 +11,18 @@ tandem.errors, with the server's reason. Every call has a deadline: `timeout` in
 """
 
 from tandem.client.asynchronous import (
-    AsyncAuditClient,
     AsyncEmbedderClient,
-    AsyncFeedbackClient,
     AsyncGeneratorClient,
     AsyncRetrieverClient,
     AsyncRouterClient,
 )
 from tandem.client.blocking import (
-    AuditClient,
     EmbedderClient,
-    FeedbackClient,
     GeneratorClient,
     RetrieverClient,
     RouterClient,
 )
+from tandem.client.records import AsyncAuditClient, AsyncFeedbackClient, AuditClient, FeedbackClient
 from tandem.client.requests import Turns, Upload, Wish
 
 __all__ = [

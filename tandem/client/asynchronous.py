@@ -1,12 +1,10 @@
 """The asynchronous clients, for use inside a running event loop."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Unpack
 
-import grpc
-
+from tandem.client.base import AsyncClient
 from tandem.client.requests import (
     Upload,
     Wish,
@@ -14,78 +12,23 @@ from tandem.client.requests import (
     job_frames,
     search_request,
     timestamp,
-    translated,
     upload_frames,
 )
-from tandem.rpc import channel as channels
 from tandem.v1 import advice_pb2 as advice
-from tandem.v1 import audit_service_pb2 as audit
+from tandem.v1 import domains_pb2 as domains
+from tandem.v1 import embedder_service_pb2 as embedder
 from tandem.v1 import (
-    audit_service_pb2_grpc,
     embedder_service_pb2_grpc,
-    feedback_service_pb2_grpc,
     generator_service_pb2_grpc,
     retriever_service_pb2_grpc,
     router_service_pb2_grpc,
 )
-from tandem.v1 import domains_pb2 as domains
-from tandem.v1 import embedder_service_pb2 as embedder
-from tandem.v1 import feedback_service_pb2 as feedback
 from tandem.v1 import generator_service_pb2 as generator
 from tandem.v1 import retriever_service_pb2 as retriever
 from tandem.v1 import router_service_pb2 as router
 
 
-class _AsyncClient:
-    stub: Callable[[Any], Any]
-
-    def __init__(self, target: str, *, token: str | None = None, timeout: float = channels.DEFAULT_TIMEOUT_S) -> None:
-        self._channel = channels.connect(target, token=token, default_timeout_s=timeout)
-        self._rpc = type(self).stub(self._channel)
-
-    async def close(self) -> None:
-        """Closes the connection."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _call(self, method: str, request: Any, timeout: float | None) -> Any:
-        with translated():
-            return await getattr(self._rpc, method)(request, timeout=timeout)
-
-    async def _stream(self, method: str, request: Any, timeout: float | None) -> AsyncIterator[Any]:
-        with translated():
-            call = getattr(self._rpc, method)(request, timeout=timeout)
-            try:
-                async for event in call:
-                    yield event
-            except grpc.aio.AioRpcError as error:
-                # A refusal that arrives while requests are still being sent is raised as a bare INTERNAL; the call
-                # itself knows better.
-                code, trailers = await call.code(), await call.trailing_metadata()
-                raise grpc.aio.AioRpcError(
-                    code, error.initial_metadata(), trailers or error.trailing_metadata(), details=await call.details()
-                ) from None
-            finally:
-                call.cancel()
-
-    async def _pages(self, method: str, request: Any, field: str, timeout: float | None) -> AsyncIterator[Any]:
-        while True:
-            page = await self._call(method, request, timeout)
-            for row in getattr(page, field):
-                yield row
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
-
-
-class AsyncRouterClient(_AsyncClient):
+class AsyncRouterClient(AsyncClient):
     """Asks questions, asynchronously."""
 
     stub = router_service_pb2_grpc.RouterServiceStub
@@ -139,7 +82,7 @@ class AsyncRouterClient(_AsyncClient):
         return response.groundedness
 
 
-class AsyncEmbedderClient(_AsyncClient):
+class AsyncEmbedderClient(AsyncClient):
     """Embeds text, asynchronously."""
 
     stub = embedder_service_pb2_grpc.EmbedderServiceStub
@@ -183,7 +126,7 @@ class AsyncEmbedderClient(_AsyncClient):
         return response
 
 
-class AsyncRetrieverClient(_AsyncClient):
+class AsyncRetrieverClient(AsyncClient):
     """Keeps documents and searches them, asynchronously."""
 
     stub = retriever_service_pb2_grpc.RetrieverServiceStub
@@ -335,7 +278,7 @@ class AsyncRetrieverClient(_AsyncClient):
         await self._call("DeleteSnapshot", retriever.DeleteSnapshotRequest(snapshot_id=snapshot_id), timeout)
 
 
-class AsyncGeneratorClient(_AsyncClient):
+class AsyncGeneratorClient(AsyncClient):
     """Generates text, asynchronously."""
 
     stub = generator_service_pb2_grpc.GeneratorServiceStub
@@ -418,54 +361,3 @@ class AsyncGeneratorClient(_AsyncClient):
         """Returns the base model's name, hash and limits."""
         response: generator.GetModelResponse = await self._call("GetModel", generator.GetModelRequest(), timeout)
         return response
-
-
-class AsyncAuditClient(_AsyncClient):
-    """Reads and verifies the audit records of the caller's tenant, asynchronously."""
-
-    stub = audit_service_pb2_grpc.AuditServiceStub
-
-    async def get_records(self, answer_id: str, *, timeout: float | None = None) -> list[audit.AuditRecord]:
-        """Returns the records of one answer, opened first."""
-        request = audit.GetAuditRecordsRequest(answer_id=answer_id)
-        response: audit.GetAuditRecordsResponse = await self._call("GetAuditRecords", request, timeout)
-        return list(response.records)
-
-    def list_records(
-        self, *, start: datetime | None = None, end: datetime | None = None, timeout: float | None = None
-    ) -> AsyncIterator[audit.AuditRecord]:
-        """Yields the tenant's records, newest first, page by page."""
-        request = audit.ListAuditRecordsRequest(start_time=timestamp(start), end_time=timestamp(end))
-        return self._pages("ListAuditRecords", request, "records", timeout)
-
-    async def verify(self, *, timeout: float | None = None) -> list[audit.ChainReport]:
-        """Recomputes every chain and returns a report on each."""
-        request = audit.VerifyAuditChainRequest()
-        response: audit.VerifyAuditChainResponse = await self._call("VerifyAuditChain", request, timeout)
-        return list(response.chains)
-
-
-class AsyncFeedbackClient(_AsyncClient):
-    """Says how good answers were, asynchronously."""
-
-    stub = feedback_service_pb2_grpc.FeedbackServiceStub
-
-    async def submit(
-        self,
-        answer_id: str,
-        verdict: "feedback.Verdict.ValueType",
-        *,
-        corrected_text: str = "",
-        deflected_ticket: bool | None = None,
-        timeout: float | None = None,
-    ) -> feedback.Feedback:
-        """Records a verdict; it is durable when this returns."""
-        request = feedback.SubmitFeedbackRequest(
-            answer_id=answer_id, verdict=verdict, corrected_text=corrected_text, deflected_ticket=deflected_ticket
-        )
-        response: feedback.SubmitFeedbackResponse = await self._call("SubmitFeedback", request, timeout)
-        return response.feedback
-
-    def list(self, *, domain: str = "", timeout: float | None = None) -> AsyncIterator[feedback.Feedback]:
-        """Yields the tenant's feedback, newest first, page by page."""
-        return self._pages("ListFeedback", feedback.ListFeedbackRequest(domain=domain), "feedback", timeout)

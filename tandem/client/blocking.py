@@ -1,10 +1,10 @@
 """The blocking clients."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Unpack
 
+from tandem.client.base import Client
 from tandem.client.requests import (
     Upload,
     Wish,
@@ -12,67 +12,23 @@ from tandem.client.requests import (
     job_frames,
     search_request,
     timestamp,
-    translated,
     upload_frames,
 )
-from tandem.rpc import channel as channels
 from tandem.v1 import advice_pb2 as advice
-from tandem.v1 import audit_service_pb2 as audit
+from tandem.v1 import domains_pb2 as domains
+from tandem.v1 import embedder_service_pb2 as embedder
 from tandem.v1 import (
-    audit_service_pb2_grpc,
     embedder_service_pb2_grpc,
-    feedback_service_pb2_grpc,
     generator_service_pb2_grpc,
     retriever_service_pb2_grpc,
     router_service_pb2_grpc,
 )
-from tandem.v1 import domains_pb2 as domains
-from tandem.v1 import embedder_service_pb2 as embedder
-from tandem.v1 import feedback_service_pb2 as feedback
 from tandem.v1 import generator_service_pb2 as generator
 from tandem.v1 import retriever_service_pb2 as retriever
 from tandem.v1 import router_service_pb2 as router
 
 
-class _Client:
-    stub: Callable[[Any], Any]
-
-    def __init__(self, target: str, *, token: str | None = None, timeout: float = channels.DEFAULT_TIMEOUT_S) -> None:
-        self._channel = channels.connect_sync(target, token=token, default_timeout_s=timeout)
-        self._rpc = type(self).stub(self._channel)
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def _call(self, method: str, request: Any, timeout: float | None) -> Any:
-        with translated():
-            return getattr(self._rpc, method)(request, timeout=timeout)
-
-    def _stream(self, method: str, request: Any, timeout: float | None) -> Iterator[Any]:
-        with translated():
-            call = getattr(self._rpc, method)(request, timeout=timeout)
-            try:
-                yield from call
-            finally:
-                call.cancel()
-
-    def _pages(self, method: str, request: Any, field: str, timeout: float | None) -> Iterator[Any]:
-        while True:
-            page = self._call(method, request, timeout)
-            yield from getattr(page, field)
-            request.page_token = page.next_page_token
-            if not request.page_token:
-                return
-
-
-class RouterClient(_Client):
+class RouterClient(Client):
     """Asks questions."""
 
     stub = router_service_pb2_grpc.RouterServiceStub
@@ -126,7 +82,7 @@ class RouterClient(_Client):
         return response.groundedness
 
 
-class EmbedderClient(_Client):
+class EmbedderClient(Client):
     """Embeds text."""
 
     stub = embedder_service_pb2_grpc.EmbedderServiceStub
@@ -162,7 +118,7 @@ class EmbedderClient(_Client):
         return response
 
 
-class RetrieverClient(_Client):
+class RetrieverClient(Client):
     """Keeps documents and searches them."""
 
     stub = retriever_service_pb2_grpc.RetrieverServiceStub
@@ -309,7 +265,7 @@ class RetrieverClient(_Client):
         self._call("DeleteSnapshot", retriever.DeleteSnapshotRequest(snapshot_id=snapshot_id), timeout)
 
 
-class GeneratorClient(_Client):
+class GeneratorClient(Client):
     """Generates text."""
 
     stub = generator_service_pb2_grpc.GeneratorServiceStub
@@ -392,54 +348,3 @@ class GeneratorClient(_Client):
         """Returns the base model's name, hash and limits."""
         response: generator.GetModelResponse = self._call("GetModel", generator.GetModelRequest(), timeout)
         return response
-
-
-class AuditClient(_Client):
-    """Reads and verifies the audit records of the caller's tenant."""
-
-    stub = audit_service_pb2_grpc.AuditServiceStub
-
-    def get_records(self, answer_id: str, *, timeout: float | None = None) -> list[audit.AuditRecord]:
-        """Returns the records of one answer, opened first."""
-        request = audit.GetAuditRecordsRequest(answer_id=answer_id)
-        response: audit.GetAuditRecordsResponse = self._call("GetAuditRecords", request, timeout)
-        return list(response.records)
-
-    def list_records(
-        self, *, start: datetime | None = None, end: datetime | None = None, timeout: float | None = None
-    ) -> Iterator[audit.AuditRecord]:
-        """Yields the tenant's records, newest first, page by page."""
-        request = audit.ListAuditRecordsRequest(start_time=timestamp(start), end_time=timestamp(end))
-        return self._pages("ListAuditRecords", request, "records", timeout)
-
-    def verify(self, *, timeout: float | None = None) -> list[audit.ChainReport]:
-        """Recomputes every chain and returns a report on each."""
-        request = audit.VerifyAuditChainRequest()
-        response: audit.VerifyAuditChainResponse = self._call("VerifyAuditChain", request, timeout)
-        return list(response.chains)
-
-
-class FeedbackClient(_Client):
-    """Says how good answers were."""
-
-    stub = feedback_service_pb2_grpc.FeedbackServiceStub
-
-    def submit(
-        self,
-        answer_id: str,
-        verdict: "feedback.Verdict.ValueType",
-        *,
-        corrected_text: str = "",
-        deflected_ticket: bool | None = None,
-        timeout: float | None = None,
-    ) -> feedback.Feedback:
-        """Records a verdict; it is durable when this returns."""
-        request = feedback.SubmitFeedbackRequest(
-            answer_id=answer_id, verdict=verdict, corrected_text=corrected_text, deflected_ticket=deflected_ticket
-        )
-        response: feedback.SubmitFeedbackResponse = self._call("SubmitFeedback", request, timeout)
-        return response.feedback
-
-    def list(self, *, domain: str = "", timeout: float | None = None) -> Iterator[feedback.Feedback]:
-        """Yields the tenant's feedback, newest first, page by page."""
-        return self._pages("ListFeedback", feedback.ListFeedbackRequest(domain=domain), "feedback", timeout)
