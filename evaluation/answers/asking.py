@@ -9,6 +9,7 @@ from typing import Any
 
 from evaluation.answers.answered import Answered, Kept, of_answer
 from evaluation.answers.questions import Question
+from evaluation.retrieval.documents import side_by_side
 from tandem.errors import (
     FailedPrecondition,
     InvalidInput,
@@ -89,12 +90,7 @@ async def ask_all(
                     served.add(job.arm)
             told()
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(min(concurrency, len(jobs))):
-                tasks.create_task(work())
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
+    await side_by_side(work, min(concurrency, len(jobs)))
     return {arm: reasons[0] for arm, reasons in refused.items() if arm not in served}
 
 
