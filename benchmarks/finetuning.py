@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
+from benchmarks import environments, report
 from benchmarks.public_sets import SETS, TrainingSet
 from benchmarks.runner import ROOT
 
@@ -82,6 +82,7 @@ def measured(chosen: TrainingSet, work: Path, options: argparse.Namespace) -> di
     run, seed = work / "run", ("--seed", str(options.seed))
     _check_same(chosen, work, options)
     if not _finished(run):
+        environments.bundled_model()
         prepare(chosen, options.data, work, options.seed)
         resume = ("--resume",) if (run / "run.json").exists() else ()
         train("run", str(work / "dataset"), "--out", str(run), *chosen.run, *seed, "--tracking", "off", *resume)

@@ -2,15 +2,11 @@
 
 import argparse
 import asyncio
-import subprocess
-import sys
 from pathlib import Path
 
-from benchmarks import report, sections
+from benchmarks import environments, report, sections
 from benchmarks.runner import PEERS
 from benchmarks.throughput import Plan, compare, new_logs
-
-_PREPARE_S = 600
 
 
 def _numbers(text: str) -> list[int]:
@@ -42,14 +38,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _model() -> Path:
-    command = [sys.executable, "-m", "services.generator", "--prepare"]
-    done = subprocess.run(command, check=True, timeout=_PREPARE_S, stdout=subprocess.PIPE, text=True)
-    return Path(done.stdout.strip().splitlines()[-1])
-
-
 async def _run(options: argparse.Namespace) -> None:
-    about, model = report.conditions(), options.model or _model()
+    about, model = report.conditions(), options.model or environments.bundled_model()
     quick = options.quick
     plan = Plan(
         concurrency=options.concurrency or ([1, 4] if quick else [1, 4, 16, 32]),
