@@ -60,6 +60,7 @@ def _share(part: str, whole: str) -> str:
 
 _ANSWERS = "tandem_router_answers_total"
 _FEEDBACK = "tandem_router_feedback_total"
+_SCOPE = "tandem_router_scope_total"
 ROWS: dict[str, list[Graph]] = {
     "Answers": [
         Graph(
@@ -96,6 +97,14 @@ ROWS: dict[str, list[Graph]] = {
                 )
                 for q in (0.5, 0.1)
             ],
+            maximum=1,
+        ),
+        Graph(
+            "Questions outside the adapter's scope",
+            "Of the questions whose distance to what the adapter was trained on was measured. A rise tells that people "
+            "ask other things than before.",
+            "percentunit",
+            [Query(_share(_rate(f'{_SCOPE}{{lies="outside"}}'), _rate(_SCOPE)), "outside")],
             maximum=1,
         ),
         Graph(

@@ -71,6 +71,13 @@ class RouterMetrics:
             buckets=_SHARES,
             registry=registry,
         )
+        self.scope = Counter(
+            "tandem_router_scope_total",
+            "Questions whose distance to what the adapter was trained on was measured, by where they lie: inside or "
+            "outside of its scope.",
+            ["lies"],
+            registry=registry,
+        )
         self.tokens = Counter(
             "tandem_router_tokens_total", "Tokens read and written, by path.", ["route", "direction"], registry=registry
         )

@@ -93,12 +93,13 @@ class FakeEmbedder(Script):
     """Implements the Embedder port; remembers what it was asked."""
 
     texts: list[str] = field(default_factory=list)
+    vector: tuple[float, float] | None = None
 
     async def embed(self, text: str, *, timeout_s: float) -> QueryVector:
-        """Returns the length of the text as its vector."""
+        """Returns the vector that was set, else the length of the text as its vector."""
         self.texts.append(text)
         await self.play()
-        return QueryVector((float(len(text)), 1.0), EMBEDDER_SHA256)
+        return QueryVector(self.vector or (float(len(text)), 1.0), EMBEDDER_SHA256)
 
 
 @dataclass

@@ -216,6 +216,8 @@ class RouterEngine:
 
     def _count(self, policy: str, *, run: Run, outcome: Outcome, route: Route) -> None:
         self._metrics.answers.labels(policy, route.value, outcome.value).inc()
+        if run.located is not None and run.located.inside is not None:
+            self._metrics.scope.labels("inside" if run.located.inside else "outside").inc()
         for timing in run.timings():
             self._metrics.stage_seconds.labels(timing.stage).observe(timing.seconds)
         for component in {note.component for note in run.degraded}:

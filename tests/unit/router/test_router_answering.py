@@ -1,12 +1,14 @@
 """The life of an answer over fake parts: what it holds, in which order it is told, when it abstains."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from services.router.domain import ABSTAINED_TEXT, Delta, Outcome, Route, Started
 from tandem.prompts import ABSTENTION
-from tests.fakes.router import EMBEDDER_SHA256, FakeRetriever, World, Written, history, question
+from tests.fakes.router import DOMAIN, EMBEDDER_SHA256, FakeRetriever, World, Written, history, question
+from tests.fakes.router_calibration import FAR, NEAR, artefact_of
 from tests.fakes.router_worlds import DOWN, deltas_after_last_discard, world_with
 
 
@@ -116,6 +118,15 @@ async def test_a_follow_up_is_embedded_searched_and_asked_in_its_self_contained_
     started = world.events[0]
     assert isinstance(started, Started)
     assert started.rewritten_question == answer.rewritten_question
+
+
+@pytest.mark.parametrize(("vector", "counted"), [(NEAR, [1, None]), (FAR, [None, 1])])
+async def test_questions_are_counted_by_where_they_lie(vector, counted):
+    world = World(domain=replace(DOMAIN, artefact=artefact_of(threshold=0.5, features=("scope_distance",))))
+    world.embedder.vector = vector
+    await world.ask(question(policy="dual"))
+    value = world.registry.get_sample_value
+    assert [value("tandem_router_scope_total", {"lies": side}) for side in ("inside", "outside")] == counted
 
 
 async def test_metrics_are_counted_without_ids():
