@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tandem.cli.ask import ROUTES
 from tandem.cli.output import AsJson, as_dict, console, print_json, printable
 from tandem.cli.session import As, target
 from tandem.client import FeedbackClient
 from tandem.v1 import feedback_service_pb2 as feedback
+from tandem.v1 import router_service_pb2 as router
 
 _SUBMIT = "submit"
 
@@ -85,19 +85,26 @@ def list_feedback(
     if as_json:
         print_json([as_dict(row) for row in rows])
         return
-    table = Table("time (UTC)", "verdict", box=None, header_style="dim")
-    table.add_column("answer", no_wrap=True, min_width=32)
-    for title in ("domain", "answered by", "ticket", "correction"):
-        table.add_column(title)
+    # Two lines a row, so that it fits into 80 columns: what was said, of what, and the ticket and correction below.
+    table = Table(box=None, header_style="dim")
+    for title in ("time (UTC)", "verdict", "answer", "answered by"):
+        table.add_column(title, no_wrap=title != "answer")
     for row in rows:
         ticket = "deflected" if row.deflected_ticket else "not deflected"
         table.add_row(
-            row.submit_time.ToDatetime().strftime("%m-%d %H:%M:%S"),
-            _SHOWN.get(row.verdict, "?"),
-            row.answer_id,
-            row.domain,
-            f"{row.policy}: {ROUTES.get(row.route, '?')}",
-            ticket if row.HasField("deflected_ticket") else "",
-            Text(printable(row.corrected_text)),
+            row.submit_time.ToDatetime().strftime("%m-%d %H:%M"),
+            _lines(_SHOWN.get(row.verdict, "?"), ticket if row.HasField("deflected_ticket") else ""),
+            _lines(row.answer_id, printable(row.corrected_text)),
+            _lines(f"{row.policy}: {_route(row.route)}", row.domain),
         )
     console.print(table)
+
+
+def _lines(*parts: str) -> Text:
+    return Text("\n".join(part for part in parts if part))
+
+
+def _route(route: "router.Route.ValueType") -> str:
+    # A newer router may know more of them.
+    known = route in router.Route.values()
+    return str(router.Route.Name(route)).removeprefix("ROUTE_").lower() if known else "?"

@@ -26,7 +26,7 @@ PROFILE = advice_pb2.DomainProfile(
 
 async def typed(address: str, *words: str, token: str = "alice") -> Result:
     """Runs a command in a thread, as its own process would."""
-    environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": token, "COLUMNS": "200"}
+    environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": token, "COLUMNS": "80"}
     return await asyncio.to_thread(CliRunner().invoke, root.app, list(words), env=environment)
 
 
@@ -49,7 +49,7 @@ async def test_a_verdict_is_recorded_listed_and_part_of_the_verified_chain(tmp_p
         assert json.loads(again.output)["verdict"] == "VERDICT_WRONG"
         listed = await typed(address, "feedback", "list", token="erin")
         assert listed.exit_code == 0, listed.output
-        rows = [line.split() for line in listed.output.splitlines() if " rag" in line]
+        rows = [line.split() for line in listed.output.splitlines() if " rag: " in line]
         assert [(row[2], row[3]) for row in rows] == [("wrong", three), ("edited", two), ("right", one)]
         assert "Within [b]14[/b] days." in listed.output
         verified = await typed(address, "audit", "verify", "--json", token="erin")
