@@ -3,6 +3,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+# How many tests run at once: most of them wait.
+WORKERS ?= 2
 SAMPLE := examples/company
 NODE_CLIENT := examples/clients/node
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -55,10 +57,10 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/pytest -q tests/unit tests/contract
+	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadgroup tests/unit tests/contract
 
 integration: setup $(VENV)/llama-server $(VENV)/milvus-server
-	$(BIN)/pytest -q tests/integration
+	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadgroup tests/integration
 
 deploy-test: setup $(VENV)/node-client $(VENV)/tools
 	PATH="$(CURDIR)/$(VENV)/tools/usr/bin:$$PATH" $(BIN)/pytest -q tests/deploy
