@@ -81,11 +81,16 @@ def squad_rag(data: Path, folder: Path) -> Path:
 
 
 def squad_training(data: Path, *, with_passage: bool) -> Iterator[Row]:
-    """Yields what adapters learn of squad_rag: questions of the part to train on, each with its passage or alone."""
+    """Yields what adapters learn of squad_rag: questions of the part to train on, each with its passage or alone.
+
+    Alone, every sixth is held out: the gate asks what the weights make of questions that they were not taught.
+    """
     passages = {row["_id"]: row for row in _lines(data / "squad_rag" / "corpus.jsonl.gz")}
-    for row in _squad_parts(data, passages)[0]:
+    for place, row in enumerate(_squad_parts(data, passages)[0]):
         passage = passages[row["group"]]
-        read = {"context": passage["text"], "title": passage["title"]} if with_passage else {}
+        read = {"split": "test" if place % 6 == 0 else "train"}
+        if with_passage:
+            read = {"context": passage["text"], "title": passage["title"]}
         if row["answers"]:
             asked = {"id": row["question_id"], "question": row["question"], "answers": row["answers"]}
             yield {**asked, **read, "group": passage["title"]}
