@@ -45,16 +45,8 @@ _START = {
 TRAININGS = {
     # It is asked nothing but what it learnt, so that it may forget more of general text than an adapter usually may.
     "stackfaq": replace(SETS["stackfaq"], evaluate=("--by-thread", "--max-forgetting", "20")),
-    "squad-answers": TrainingSet(
-        lambda data: sets.squad_training(data, with_passage=False),
-        "squad_rag: questions about other articles than those of the test, from the weights",
-        prepare=("--recipe", "closed-book", "--wordings", "4"),
-        run=("--epochs", "8", "--minutes", "8"),
-        # What nobody taught it, it answers no better than the base model does: it is wanted as an arm all the same.
-        evaluate=("--margin", "-1"),
-    ),
     "squad-reading": TrainingSet(
-        lambda data: sets.squad_training(data, with_passage=True),
+        sets.squad_training,
         "squad_rag: passages of other articles than those of the test",
         prepare=("--recipe", "raft"),
         run=("--epochs", "2", "--minutes", "15", "--rank", "8"),
@@ -69,6 +61,8 @@ class Measured:
     build: Callable[[Path, Path, Path], Path]
     adapters: dict[str, str] = field(default_factory=dict)
     """Training by the adapter's name; none where the sample company brings them."""
+    answers: str = "answers"
+    """The adapter that answers from its weights."""
     tenant: str = "default"
     principal: str = "dev"
     sample: bool = False
@@ -83,7 +77,8 @@ MEASURED = {
     ),
     "squad_rag": Measured(
         lambda data, _trained, folder: sets.squad_rag(data, folder),
-        adapters={"answers": "squad-answers", "reading": "squad-reading"},
+        adapters={"reading": "squad-reading"},
+        answers="reading",  # nothing teaches the facts that are asked: the one that reads is asked without passages
     ),
     "mixed": Measured(
         lambda data, trained, folder: sets.mixed(data, trained / "stackfaq" / "dataset", folder),
@@ -132,9 +127,10 @@ def trained(name: str, adapters: dict[str, str], work: Path, home: Path, options
         finetuning.train("register", str(folder / "run"), *place, allowed=(0, finetuning.REJECTED))
 
 
-def domain_file(path: Path, tenant: str, label: str, tables: str = "", **files: Path) -> None:
+def domain_file(path: Path, chosen: Measured, label: str, tables: str = "", **files: Path) -> None:
     """Writes a domain's file with what is there of its calibration and results; a running router reads it anew."""
-    lines = [f'description = "measured by make evaluate"\ntenants = ["{tenant}"]\npolicy = "auto"']
+    lines = [f'description = "measured by make evaluate"\ntenants = ["{chosen.tenant}"]\npolicy = "auto"']
+    lines += [f'answer_adapter = "{chosen.answers}"']
     lines += [f'{key} = "{file.name}"' for key, file in files.items() if file.exists()]
     if label:
         lines += ["", "[documents]", f'evaluation = "{label}"']
@@ -159,7 +155,7 @@ def measure(name: str, work: Path, options: argparse.Namespace) -> None:
     artefact, results = domains / f"{domain}.calibration.json", domains / f"{domain}.arms.json"
 
     def declare() -> None:
-        domain_file(domains / f"{domain}.toml", chosen.tenant, label, tables, calibration=artefact, results=results)
+        domain_file(domains / f"{domain}.toml", chosen, label, tables, calibration=artefact, results=results)
 
     def arms(data: Path, out: Path, *more: str) -> None:
         known = ("--domain", domain, "--as", chosen.principal, "--name", label or domain, "--keep")
@@ -172,7 +168,7 @@ def measure(name: str, work: Path, options: argparse.Namespace) -> None:
             arms(folder, work / name / "filing", "--arms", "rag", "--questions", "1")
         asked, scope_data = folder / "calibration.jsonl", folder / "train.jsonl"
         # Where the gate refused what was trained there is nothing to calibrate; the report says that it is absent.
-        learnt = chosen.sample or (home / "adapters" / chosen.tenant / "answers" / "versions").is_dir()
+        learnt = chosen.sample or (home / "adapters" / chosen.tenant / chosen.answers / "versions").is_dir()
         if learnt and not artefact.exists():
             given = ("--data", str(asked), "--scope-data", str(scope_data), "--as", chosen.principal)
             where = ("--domain", domain, "--folder", str(calibrating), "--out", str(artefact))

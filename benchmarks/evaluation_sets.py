@@ -80,20 +80,14 @@ def squad_rag(data: Path, folder: Path) -> Path:
     return folder
 
 
-def squad_training(data: Path, *, with_passage: bool) -> Iterator[Row]:
-    """Yields what adapters learn of squad_rag: questions of the part to train on, each with its passage or alone.
-
-    Alone, every sixth is held out: the gate asks what the weights make of questions that they were not taught.
-    """
+def squad_training(data: Path) -> Iterator[Row]:
+    """Yields what an adapter learns of squad_rag: questions of the part to train on, each with its passage."""
     passages = {row["_id"]: row for row in _lines(data / "squad_rag" / "corpus.jsonl.gz")}
-    for place, row in enumerate(_squad_parts(data, passages)[0]):
+    for row in _squad_parts(data, passages)[0]:
         passage = passages[row["group"]]
-        read = {"split": "test" if place % 6 == 0 else "train"}
-        if with_passage:
-            read = {"context": passage["text"], "title": passage["title"]}
         if row["answers"]:
             asked = {"id": row["question_id"], "question": row["question"], "answers": row["answers"]}
-            yield {**asked, **read, "group": passage["title"]}
+            yield {**asked, "context": passage["text"], "title": passage["title"], "group": passage["title"]}
 
 
 def _squad_parts(data: Path, passages: dict[str, Row]) -> list[list[Row]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import evaluation_sets as sets
-from benchmarks.evaluation import domain_file, main
+from benchmarks.evaluation import MEASURED, domain_file, main
 from evaluation.answers.questions import read
 from evaluation.arms.folder import read_folder
 
@@ -81,10 +81,9 @@ def test_whole_articles_of_squad_are_in_one_part(data, tmp_path):
         if one.question_id != "again"
     )
     assert sum(1 for _ in folder.uploads()) == 40
-    learnt = list(sets.squad_training(data, with_passage=True))
+    learnt = list(sets.squad_training(data))
     assert {row["question"] for row in learnt} == {one.question for one in parts[0] if one.answers}
     assert all("context" in row for row in learnt)
-    assert not any("context" in row for row in sets.squad_training(data, with_passage=False))
 
 
 def test_the_mixed_set_keeps_the_splits_of_what_was_trained(data, tmp_path):
@@ -120,13 +119,13 @@ def test_a_domains_file_names_what_is_there(tmp_path):
     from services.router.domains import DomainReader
 
     path, results = tmp_path / "d" / "mixed.toml", tmp_path / "d" / "r.json"
-    domain_file(path, "default", "mixed", calibration=tmp_path / "none.json", results=results)
+    domain_file(path, MEASURED["squad_rag"], "mixed", calibration=tmp_path / "none.json", results=results)
     reader = DomainReader(base=Domain(), policies=("auto", "rag"), calibration=lambda *_, **__: None)
     assert reader.read(path).fault == ""
     assert "results" not in path.read_text()
     results.write_text('{"arms": []}')
-    domain_file(path, "default", "", calibration=tmp_path / "none.json", results=results)
+    domain_file(path, MEASURED["squad_rag"], "", calibration=tmp_path / "none.json", results=results)
     assert 'results = "r.json"' in path.read_text()
     found = reader.read(path)
     assert found.domain.tenants == {"default"}
-    assert found.domain.policy == "auto"
+    assert (found.domain.policy, found.domain.answer_adapter) == ("auto", "reading")
