@@ -176,7 +176,7 @@ def compare(arm: str, other: str, columns: dict[str, Column], groups: Sequence[s
 def share_of_oracle(
     arm: Column, own: Column, evidence: Column, best: Column, groups: Sequence[str], *, seed: int
 ) -> Interval | None:
-    """Returns (arm - best pure path) / (oracle - best pure path); None where the oracle gains nothing.
+    """Returns (arm - best pure path) / (oracle - best pure path); None where the oracle is not shown to gain anything.
 
     Which path is the better one is decided anew in each draw; a draw in which the oracle gains nothing counts as 0.
     """
@@ -188,7 +188,17 @@ def share_of_oracle(
         room = top - max(pure)
         return (reached - max(pure)) / room if room > 1e-12 else 0.0
 
-    _, *pure, top = (mean(values) for values in zip(*rows, strict=True))
-    if top - max(pure) <= 1e-12:
+    if gain_of_oracle(own, evidence, best, groups, seed=seed).low <= 1e-12:
         return None
     return bootstrap(rows, share, groups=groups, seed=seed)
+
+
+def gain_of_oracle(own: Column, evidence: Column, best: Column, groups: Sequence[str], *, seed: int) -> Interval:
+    """Returns the oracle's accuracy less that of the better pure path."""
+    rows = list(zip(*(one.values["accuracy"] for one in (own, evidence, best)), strict=True))
+
+    def gain(drawn: Sequence[tuple[float, ...]]) -> float:
+        *pure, top = (mean(values) for values in zip(*drawn, strict=True))
+        return top - max(pure)
+
+    return bootstrap(rows, gain, groups=groups, seed=seed)

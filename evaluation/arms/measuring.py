@@ -12,7 +12,17 @@ from evaluation.answers.asking import Ask, Job, Progress, ask_all
 from evaluation.answers.judging import Rule
 from evaluation.answers.questions import Question
 from evaluation.arms.curve import Point, sweep
-from evaluation.arms.figures import Arm, Column, Comparison, column, compare, measured, mixed, share_of_oracle
+from evaluation.arms.figures import (
+    Arm,
+    Column,
+    Comparison,
+    column,
+    compare,
+    gain_of_oracle,
+    measured,
+    mixed,
+    share_of_oracle,
+)
 from evaluation.arms.paths import ARMS, EVIDENCE, NEEDS, OWN, POLICIES
 from evaluation.arms.routers import ORACLE, RANDOM, SOURCE, at_random, by_source, oracle
 from tandem.errors import InvalidInput
@@ -46,6 +56,8 @@ class Report:
     behind: dict[str, dict[str, Interval]] = field(default_factory=dict)
     """By how much a policy's accuracy lies below that of another, by both names."""
     oracle_shares: dict[str, Interval] = field(default_factory=dict)
+    """Of the oracle's gain over the better pure path, by arm; empty where it is not shown to gain."""
+    oracle_gain: Interval | None = None
     both: dict[str, float | None] = field(default_factory=dict)
     """Tokens, calls and cost of an answer where both pure paths are always asked."""
     curve: list[Point] = field(default_factory=list)
@@ -163,6 +175,7 @@ def _computed(report: Report, questions: Sequence[Question], columns: dict[str, 
         share = share_of_oracle(columns[arm], own, evidence, columns[ORACLE], groups, seed=wish.seed)
         if share is not None:
             report.oracle_shares[arm] = share
+    report.oracle_gain = gain_of_oracle(own, evidence, columns[ORACLE], groups, seed=wish.seed)
 
 
 def _behind(questions: Sequence[Question], columns: dict[str, Column], wish: Wish) -> dict[str, dict[str, Interval]]:

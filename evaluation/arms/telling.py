@@ -73,6 +73,11 @@ def findings(report: Report) -> list[str]:
         told.append(f"{one.arm} against {one.other}: {one.verdict}, {gain}, at {price}.")
     for arm, part in report.oracle_shares.items():
         told.append(f"{arm} has {part.value:.0%} [{part.low:.0%}, {part.high:.0%}] of the oracle's gain.")
+    if report.oracle_gain is not None and not report.oracle_shares:
+        told.append(
+            f"Not even the oracle is shown to be right more often than the better pure path, {report.oracle_gain}: "
+            "there is no gain to have a share of."
+        )
     both = report.both.get("tokens")
     for arm in ("cascade", "auto", "dual", "ensemble"):
         if both and arm in report.arms:

@@ -159,13 +159,23 @@ def test_the_oracle_takes_the_cheaper_of_two_right_answers():
     assert oracle([1, 0, 1, 0], [1, 1, 0, 0], [(9, 5), (1, 9), (9, 1), (1, 2)]) == [0, 0, 1, 1]
 
 
-def test_the_share_of_the_oracles_gain_is_none_where_it_gains_nothing():
+def test_the_share_of_the_oracles_gain_is_none_where_it_is_not_shown_to_gain():
     groups = [one.group for one in ROWS]
     good, bad = (column(ROWS, [row(n, right=right) for n in range(80)], Rule()) for right in (True, False))
     assert share_of_oracle(bad, good, bad, good, groups, seed=0) is None
     mix = column(ROWS, [row(n, right=n % 2 == 0) for n in range(80)], Rule())
     other = column(ROWS, [row(n, right=n % 2 == 1) for n in range(80)], Rule())
     assert share_of_oracle(good, mix, other, good, groups, seed=0).value == 1
+    # A single question that only the other path gets right may be missing from the next sample.
+    most = column(ROWS, [row(n, right=n > 0) for n in range(80)], Rule())
+    one = column(ROWS, [row(n, right=n == 0) for n in range(80)], Rule())
+    assert share_of_oracle(good, most, one, good, groups, seed=0) is None
+
+
+async def test_a_set_on_which_one_path_is_enough_says_so(tmp_path):
+    report = await measured(tmp_path, [one for one in ROWS if one.kind == "volatile"])
+    assert report.oracle_shares == {}
+    assert any(line.startswith("Not even the oracle is shown to be right more often") for line in findings(report))
 
 
 def test_a_sweep_goes_from_passages_alone_to_the_adapter_alone():
