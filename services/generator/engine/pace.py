@@ -76,6 +76,8 @@ class Pace:
             return self._min_tokens
         weight = sum((_REACH / length) ** 2 for length in waiting)
         spare = base.value * self._stretch * max(1.0, (weight / rows) ** 2) - (self._fixed.value or 0.0)
+        if spare <= 0:  # before the division: tokens may have been measured to cost nothing
+            return self._min_tokens
         if self._cost.value * self._max_tokens <= spare:
             return self._max_tokens
         return max(self._min_tokens, int(spare / self._cost.value))
