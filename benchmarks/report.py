@@ -53,7 +53,8 @@ def write(
     Plots are SVG by name; each lies in a file beside the page, which shows it where it says ![name].
     """
     folder.mkdir(parents=True, exist_ok=True)
-    cpu = re.sub(r"[^a-z0-9]+", "-", about["cpu"].lower()).strip("-")[:40]
+    cpu = re.sub(r"\((?:r|tm)\)|\b(?:cpu|processor)\b|@.*", "", about["cpu"].lower())
+    cpu = re.sub(r"[^a-z0-9]+", "-", cpu).strip("-")[:40]
     stem, number = f"{about['started'][:10]}-{kind}-{cpu}", 1
     while (folder / f"{stem}{'' if number == 1 else f'-{number}'}.json").exists():
         number += 1

@@ -234,10 +234,22 @@ def page(cells: Cells) -> list[str]:
 
 
 def data(cells: Cells) -> dict[str, Any]:
-    """Returns the section as plain data, every answer of it."""
+    """Returns the section as plain data: the distributions, for the answers by the thousand are megabytes."""
     return {
         "loads": [asdict(load) for load in LOADS],
-        "cells": [{"load": load, "policy": policy, **asdict(cell)} for (load, policy), cell in cells.items()],
+        "cells": [{"load": load, "policy": policy, **_figures(cell)} for (load, policy), cell in cells.items()],
+    }
+
+
+def _figures(cell: Cell) -> dict[str, Any]:
+    owns = [own(asked) for asked in cell.answers]
+    found = {"caller": spread([asked.seconds for asked in cell.answers])}
+    found |= {name: spread([getattr(one, name) for one in owns]) for name in ("outside", "around", "between", "added")}
+    return {
+        **{name: asdict(one) for name, one in found.items()},
+        "stages": {name: asdict(one) for name, one in by_stage(cell.answers).items()},
+        "cpu_s": cell.cpu_s,
+        "rates": cell.rates,
     }
 
 
