@@ -140,8 +140,8 @@ def test_the_page_names_its_plots_and_says_what_is_extrapolated(tmp_path: Path) 
     about = {"cpu": "A Processor", "started": "2026-11-23T00:00:00"}
     written = report.write("retriever", about, text, {}, plots=plots, folder=tmp_path).read_text()
     for name in plots:
-        assert f"![{name}](2026-11-23-retriever-a-processor-{name}.svg)" in written
-        assert (tmp_path / f"2026-11-23-retriever-a-processor-{name}.svg").read_text().startswith("<svg")
+        assert f"![{name}](2026-11-23-retriever-a-{name}.svg)" in written
+        assert (tmp_path / f"2026-11-23-retriever-a-{name}.svg").read_text().startswith("<svg")
 
 
 def test_a_page_of_some_sections_is_a_page() -> None:
