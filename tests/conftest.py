@@ -1,7 +1,12 @@
 """What all tests share: quiet, repeatable property tests, and which of them belong to one worker."""
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A terminal's width is read once, by whichever test comes first.
+os.environ["COLUMNS"] = "200"
 
 # The machines that run this are shared: no test may depend on how fast they are.
 settings.register_profile(

@@ -61,7 +61,7 @@ async def typed(*words: str, answers: str = "") -> Result:
         [Service("tandem.v1.RouterService", lambda server: add_RouterServiceServicer_to_server(_Router(), server))]
     )
     async with hosted(app) as address:
-        environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": "alice-token", "COLUMNS": "160"}
+        environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": "alice-token"}
         return await asyncio.to_thread(CliRunner().invoke, root.app, ["advise", *words], env=environment, input=answers)
 
 

@@ -53,12 +53,7 @@ def labelled(path: Path, numbers: range) -> Path:
 
 
 async def typed(app: Any, address: str, home: Path, *words: str) -> Result:
-    environment = {
-        "TANDEM_ROUTER": address,
-        "TANDEM_TOKEN": "erin",
-        "TANDEM_HOME": str(home),
-        "COLUMNS": "200",
-    }
+    environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": "erin", "TANDEM_HOME": str(home)}
     done = await asyncio.to_thread(CliRunner().invoke, app, list(words), env=environment)
     assert done.exit_code == 0, (done.output, done.exception)
     return done

@@ -26,7 +26,7 @@ CALIBRATED = domains_pb2.Domain(
 
 async def typed(*words: str, **answers: Message | list[Message]) -> Result:
     async with hosted(Canned(**answers).app()) as address:
-        environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": "alice-token", "COLUMNS": "200"}
+        environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": "alice-token"}
         return await asyncio.to_thread(CliRunner().invoke, root.app, words, env=environment)
 
 

@@ -26,7 +26,7 @@ PROFILE = advice_pb2.DomainProfile(
 
 async def typed(address: str, *words: str, token: str = "alice") -> Result:
     """Runs a command in a thread, as its own process would."""
-    environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": token, "COLUMNS": "80"}
+    environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": token}
     return await asyncio.to_thread(CliRunner().invoke, root.app, list(words), env=environment)
 
 

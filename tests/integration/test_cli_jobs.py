@@ -20,7 +20,7 @@ RUNNING, FINISHED, CANCELLED = pb.IngestJob.STATE_RUNNING, pb.IngestJob.STATE_FI
 
 async def typed(address: str, *words: str, who: str = "alice-token") -> Result:
     """Runs a command in a thread, as its own process would."""
-    environment = {"TANDEM_RETRIEVER": address, "TANDEM_TOKEN": who, "COLUMNS": "200"}
+    environment = {"TANDEM_RETRIEVER": address, "TANDEM_TOKEN": who}
     return await asyncio.to_thread(CliRunner().invoke, root.app, [*words], env=environment)
 
 

@@ -306,10 +306,10 @@ class Stalling(FakeEmbedderServicer):
     async def Embed(self, request: Any, context: Any) -> Any:
         many = len(request.texts) > 1
         self.allowed -= many
+        self.num_texts += len(request.texts)
         if many and self.allowed < 0:
             self.stalled.set()
             await self.open.wait()
-        self.num_texts += len(request.texts)
         return await super().Embed(request, context)
 
 

@@ -124,7 +124,6 @@ def cases(path: Path) -> Path:
 async def typed(home: Path, *words: str) -> Result:
     async with grounding_router(Peers()) as address:
         environment = {"TANDEM_ROUTER": address, "TANDEM_TOKEN": "alice-token", "TANDEM_HOME": str(home)}
-        environment["COLUMNS"] = "160"
         return await asyncio.to_thread(CliRunner().invoke, app, ["grounding", *words], env=environment)
 
 
