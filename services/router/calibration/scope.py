@@ -3,6 +3,9 @@
 k-NN: the mean cosine distance to the nearest training questions (Sun et al. 2022, arXiv 2204.06507, with a mean in
 place of the k-th distance). Mahalanobis: the distance to the nearest group mean under one shrunk covariance for all
 groups (Lee et al. 2018, arXiv 1807.03888).
+
+Products are einsum, not @: BLAS takes all cores for them, and its threads stay busy for some 90 ms after each, which a
+generator on the same machine waits for (docs/log.md).
 """
 
 import math
@@ -27,7 +30,7 @@ class Scope:
             # (x - m)'P(x - m) by its terms, of which those without x are made once.
             self._precision = _matrix(model.precision, model.dimension, model.dimension).astype(np.float64)
             means = self._rows.astype(np.float64)
-            self._towards = means @ self._precision  # (num_rows, dimension)
+            self._towards = np.einsum("nd,de->ne", means, self._precision)  # (num_rows, dimension)
             self._lengths = np.einsum("nd,nd->n", self._towards, means)  # (num_rows,)
 
     def of(self, vector: QueryVector) -> ScopeReading:
@@ -59,11 +62,12 @@ class Scope:
             return math.nan
         unit = found / np.float32(norm)
         if self.model.method is ScopeMethod.KNN:
-            cosines = self._rows @ unit  # (num_rows,)
+            cosines = np.einsum("nd,d->n", self._rows, unit)  # (num_rows,)
             nearest = np.partition(cosines, len(cosines) - self.model.neighbours)[-self.model.neighbours :]
             return float(1 - nearest.mean(dtype=np.float64))
         point = unit.astype(np.float64)
-        squares = float(point @ self._precision @ point) - 2 * (self._towards @ point) + self._lengths
+        own = float(np.einsum("d,de,e->", point, self._precision, point))
+        squares = own - 2 * np.einsum("nd,d->n", self._towards, point) + self._lengths
         return math.sqrt(max(0.0, float(squares.min())))
 
 
