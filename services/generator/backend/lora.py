@@ -9,6 +9,7 @@ however many adapters there are.
 
 import hashlib
 import threading
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ from tandem.adapters import AdapterRefused, Refusal
 
 _SPARE = 2
 """How many times the rank that a step needs may be carried along before the matrices are laid together anew."""
+_MAX_STACKS = 4
+"""How many sets of adapters stay laid together: a cascade, or two tenants, take turns."""
 
 Matrices = dict[tuple[int, str], tuple[Tensor, Tensor]]
 """For a decoder layer's number and one of its PARTS: A (rank, in) and B (out, rank), its scale multiplied in."""
@@ -98,8 +101,8 @@ class AdapterBank:
         """A prefix has no matrices."""
         self._prefixes: dict[str, Tensor] = {}
         self._lock = threading.Lock()
-        self._stack: _Stack | None = None
-        """What the last step used; only the thread that runs steps makes one, unload may drop it."""
+        self._stacks: OrderedDict[tuple[str, ...], _Stack] = OrderedDict()
+        """What steps used, the latest last; only the thread that runs steps makes them, unload may drop some."""
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Returns the layers that adapters may touch: name -> (out, in). The vocabulary projection is none of them."""
@@ -129,8 +132,8 @@ class AdapterBank:
         with self._lock:
             self._adapters.pop(key, None)
             self._prefixes.pop(key, None)
-            if self._stack is not None and key in self._stack.keys:
-                self._stack = None
+            for keys in [keys for keys in self._stacks if key in keys]:
+                del self._stacks[keys]
 
     def active(self, keys: Sequence[str | None], counts: Sequence[int]) -> "Active | None":
         """Returns what the works of a step add, given the adapter of each and its number of rows; None for nothing.
@@ -158,14 +161,17 @@ class AdapterBank:
 
     def _stacked(self, used: set[str]) -> "_Stack":
         with self._lock:
-            stack = self._stack
-            if stack is not None and used <= set(stack.keys) and len(stack.keys) <= _SPARE * len(used):
-                return stack
+            for keys, stack in reversed(self._stacks.items()):
+                if used <= set(keys) and len(keys) <= _SPARE * len(used):
+                    self._stacks.move_to_end(keys)
+                    return stack
             missing = used - self._adapters.keys()
             if missing:
                 raise MissingAdapters(missing)
-            self._stack = _Stack.of({key: self._adapters[key] for key in sorted(used)})
-            return self._stack
+            stack = self._stacks[tuple(sorted(used))] = _Stack.of({key: self._adapters[key] for key in sorted(used)})
+            if len(self._stacks) > _MAX_STACKS:
+                self._stacks.popitem(last=False)
+            return stack
 
     def _fused(self, weights: Mapping[str, tuple[Tensor, Tensor]]) -> Matrices:
         """Lays the matrices of layers that the model computes together on top of one another."""
