@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from services.generator.backend import lora
 from services.generator.backend.checkpoint import Checkpoint
 from services.generator.backend.llama import Llama
 from services.generator.backend.runner import PagedRunner
@@ -277,3 +278,27 @@ def test_an_unloaded_adapter_is_gone_and_can_come_back(folder: Path) -> None:
     assert caught.value.works == (1,)
     runner.adapters.load(adapter)
     assert runner.run(step) == before
+
+
+def test_adapters_that_take_turns_are_laid_together_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = paged(folder / "tiny")
+    keys = list(with_adapters(runner, folder).values())[:2]
+    made = []
+    laid = lora.make_linear
+
+    def counted(weight: torch.Tensor, *, precision: str) -> lora.Linear:
+        made.append(weight)
+        return laid(weight, precision=precision)
+
+    monkeypatch.setattr(lora, "make_linear", counted)
+    for key in keys:
+        runner.adapters.active([key], [1])
+    once = len(made)
+    for key in (*keys, *keys):
+        runner.adapters.active([key], [1])
+    assert len(made) == once > 0
+    runner.adapters.unload(keys[0])
+    with pytest.raises(lora.MissingAdapters):
+        runner.adapters.active([keys[0]], [1])
+    runner.adapters.active([keys[1]], [1])
+    assert len(made) == once
