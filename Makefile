@@ -57,10 +57,10 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadgroup tests/unit tests/contract
+	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile tests/unit tests/contract
 
 integration: setup $(VENV)/llama-server $(VENV)/milvus-server
-	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadgroup tests/integration
+	$(BIN)/pytest -q --numprocesses $(WORKERS) --dist loadfile tests/integration
 
 deploy-test: setup $(VENV)/node-client $(VENV)/tools
 	PATH="$(CURDIR)/$(VENV)/tools/usr/bin:$$PATH" $(BIN)/pytest -q tests/deploy

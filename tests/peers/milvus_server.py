@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import ctypes
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -128,11 +129,13 @@ def end_with_parent() -> None:
 
 
 def wait_until_healthy(process: subprocess.Popen[bytes], folder: Path) -> None:
+    # Told in JSON, it names its components: before they are there it calls itself healthy too.
+    question = urllib.request.Request(HEALTH, headers={"Content-Type": "application/json"})
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(HEALTH, timeout=5) as answer:
-                if b"OK" in answer.read():
+            with urllib.request.urlopen(question, timeout=5) as answer:
+                if any(component["name"] == "proxy" for component in json.load(answer)["detail"] or ()):
                     return
         except OSError:
             pass
