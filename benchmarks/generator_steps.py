@@ -1,11 +1,12 @@
 """How long the generator's steps take, beside what the machine's memory and arithmetic allow.
 
-    python -m benchmarks.generator_steps [--precision bf16 int8] [--threads 1]
+    python -m benchmarks.generator_steps [--precision bf16 int8] [--threads 1] [--adapter answers]
 
 The runner is driven without scheduler and wire: what is left of a served
 token's time is theirs. Each figure is the fastest and the median of several
 steps, for the machine may be shared; with one thread it is processor time,
-which does not count the time that others had the processor.
+which does not count the time that others had the processor. An adapter's own
+products are not in what the machine allows.
 """
 
 import argparse
@@ -16,10 +17,9 @@ from statistics import median
 
 import torch
 
-from services.generator.backend import loading
+from benchmarks.generator_divergence import opened
 from services.generator.backend.linear import make_linear
 from services.generator.backend.runner import PagedRunner
-from services.generator.config import GeneratorConfig
 from services.generator.domain import Draw, Sampling, Step, Work
 
 ROWS = (1, 4, 16, 32)
@@ -62,7 +62,7 @@ def works(rows: int, *, tokens: int, start: int) -> tuple[Work, ...]:
     )
 
 
-def step(rows: int, *, tokens: int = 1, start: int, adapters: list[str | None] | None = None) -> Step:
+def step(rows: int, *, tokens: int = 1, start: int, adapters: list[str] | None = None) -> Step:
     """A step in which every work draws its next token."""
     planned = works(rows, tokens=tokens, start=start)
     if adapters:
@@ -90,12 +90,10 @@ def bandwidth() -> float:
     return numbers.numel() * 4 / measured(lambda: numbers.sum(), seconds=0.5).best
 
 
-def report(precision: str, *, model: str, start: int, seconds: float) -> None:
+def report(precision: str, *, model: str, adapter: str, start: int, seconds: float) -> None:
     """Prints the figures of one precision."""
-    config = GeneratorConfig(
-        model=model, precision=precision, backend="torch", threads=torch.get_num_threads(), kv_block_tokens=BLOCK
-    )
-    loaded = loading.load(config)
+    loaded, key = opened(precision, model, adapter)
+    keys = [key] if key else None
     runner = loaded.runner
     if not isinstance(runner, PagedRunner):
         raise TypeError("only the paged runner is measured")
@@ -120,11 +118,11 @@ def report(precision: str, *, model: str, start: int, seconds: float) -> None:
         )
 
     for rows in ROWS:
-        line(f"decode {rows} rows at {start}", step(rows, start=start), rows, 1, start)
+        line(f"decode {rows} rows at {start}", step(rows, start=start, adapters=keys), rows, 1, start)
     for tokens in CHUNKS:
-        line(f"prefill {tokens} from 0", step(1, tokens=tokens, start=0), 1, tokens, 0)
+        line(f"prefill {tokens} from 0", step(1, tokens=tokens, start=0, adapters=keys), 1, tokens, 0)
     for tokens in (48, 256):
-        line(f"prefill {tokens} from 512", step(1, tokens=tokens, start=512), 1, tokens, 512)
+        line(f"prefill {tokens} from 512", step(1, tokens=tokens, start=512, adapters=keys), 1, tokens, 512)
 
 
 def main() -> None:
@@ -132,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16", "int8"], choices=("fp32", "bf16", "int8"))
+    parser.add_argument("--adapter", default="", help="an adapter of the tenant halden; none is the base model")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--start", type=int, default=325, help="positions that decoding rows have behind them")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long each step is repeated")
@@ -139,7 +138,7 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     for precision in args.precision:
-        report(precision, model=args.model, start=args.start, seconds=args.seconds)
+        report(precision, model=args.model, adapter=args.adapter, start=args.start, seconds=args.seconds)
 
 
 if __name__ == "__main__":

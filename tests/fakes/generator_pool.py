@@ -7,14 +7,14 @@ from services.generator.backend.kv import KVPool
 HEADS, KV_HEADS, DIM, BLOCK = 4, 2, 8, 4
 
 
-def new_pool(num_blocks: int) -> KVPool:
-    """Returns an empty pool of two layers, in fp32."""
+def new_pool(num_blocks: int, dtype: torch.dtype = torch.float32) -> KVPool:
+    """Returns an empty pool of two layers."""
     return KVPool(
         num_layers=2,
         num_blocks=num_blocks,
         block_size=BLOCK,
         kv_heads=KV_HEADS,
         head_dim=DIM,
-        dtype=torch.float32,
+        dtype=dtype,
         device=torch.device("cpu"),
     )

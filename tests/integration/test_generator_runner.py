@@ -109,7 +109,11 @@ def jobs_of(chance: random.Random, adapters: Sequence[str | None], vocabulary: i
 
 
 @pytest.mark.parametrize("part", range(8))
-def test_whatever_the_schedule_the_greedy_tokens_are_those_of_transformers_and_peft(folder: Path, part: int) -> None:
+def test_whatever_the_schedule_the_greedy_tokens_are_those_of_transformers_and_peft(
+    folder: Path, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By small plain products, by packed ones, and as it comes.
+    monkeypatch.setattr(lora, "_SMALL", {0: 0, 1: 10**9}.get(part % 4, 40))
     runners = {size: paged(folder / "tiny", block_size=size) for size in (1, 4, 16)}
     keys = {size: with_adapters(runner, folder) for size, runner in runners.items()}
     shared = preempted = 0
@@ -225,7 +229,11 @@ def test_what_a_broken_sequence_leaves_in_its_blocks_harms_nobody(folder: Path) 
     assert choice(None) == healthy
 
 
-def test_an_adapter_that_overflows_is_told_and_harms_no_mate(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("small", [0, 10**9])
+def test_an_adapter_that_overflows_is_told_and_harms_no_mate(
+    folder: Path, tmp_path: Path, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora, "_SMALL", small)
     runner = paged(folder / "tiny")
     place = write_adapter(tmp_path / "halden" / "huge", seed=1, scale=1e38)
     adapter = unsigned(place, runner.adapters.shapes())

@@ -7,7 +7,8 @@ all layers need (which blocks, which masks) is made once for a step.
 Plain batched products and a softmax are used instead of torch's fused
 attention: on a CPU that is 2 to 4 times as fast in bf16, because the query
 heads of one KV head share a product, and a chunk's queries do not look at
-what comes after them (docs/log.md).
+what comes after them; only a few short streams are faster with it
+(docs/log.md).
 """
 
 from collections.abc import Collection, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from services.generator.backend.kv import KVPool
 from services.generator.backend.lanes import Slab
@@ -28,6 +30,8 @@ _SLACK = 512
 """Positions that it may read beyond that: reading them takes less time than another call."""
 _MAX_QUERIES = 128
 """Queries of a chunk that are computed at a time; more would look at more keys that are hidden from them."""
+_FUSED = 4096
+"""Up to so many positions times KV heads, decoding rows in bf16 are fastest by torch's fused attention: one call."""
 _SCORE_BYTES = 4 * 1024 * 1024
 """How large the scores of a chunk's queries may get before fewer are taken at a time: they should stay in the cache."""
 _ROUND = 16
@@ -167,6 +171,11 @@ def _attend_lanes(q: Tensor, kv: Tensor, layer: int, group: LaneGroup, out: Tens
     group.slab.store(layer, group.places, kv)
     keys, values = group.slab.read(layer)
     count, kv_heads, repeats, dim = q.shape
+    if keys.dtype == torch.bfloat16 and len(keys) * keys.shape[1] <= _FUSED:
+        keys, values = (part.view(count, kv_heads, -1, dim) for part in (keys, values))
+        mask = group.mask.view(count, kv_heads, 1, -1)
+        out.copy_(functional.scaled_dot_product_attention(q.to(keys.dtype), keys, values, mask, scale=1.0))
+        return
     queries = q.to(keys.dtype).reshape(count * kv_heads, repeats, dim)
     scores = torch.baddbmm(group.mask, queries, keys.transpose(1, 2))
     out.copy_(torch.bmm(scores.softmax(dim=-1), values).view(count, kv_heads, repeats, dim))

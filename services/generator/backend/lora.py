@@ -28,6 +28,10 @@ from tandem.adapters import AdapterRefused, Refusal
 
 _SPARE = 2
 """How many times the rank that a step needs may be carried along before the matrices are laid together anew."""
+_SMALL = 768
+"""Up to this rank times rows, plain products in fp32 are faster on a CPU: oneDNN takes 15 us a call (docs/log.md)."""
+_SMALL_RANK = 128
+"""Adapters of a larger rank are read from memory once more in fp32 than they are worth."""
 _MAX_STACKS = 4
 """How many sets of adapters stay laid together: a cascade, or two tenants, take turns."""
 
@@ -208,12 +212,15 @@ class _Stack:
     keys: tuple[str, ...]
     linears: dict[tuple[int, str], tuple[Linear, Linear]]
     """From in to the sum of ranks, and from there to out."""
+    plain: Matrices
+    """The same as matrices (in, rank) and (rank, out) in fp32, for small steps; empty where they are of no use."""
     columns: dict[tuple[int, str], tuple[int, ...]]
     """The rank that each adapter has there, and how many columns more belong to none."""
 
     @classmethod
     def of(cls, adapters: Mapping[str, Matrices]) -> "_Stack":
         linears, columns = {}, {}
+        plain: Matrices = {}
         for place in sorted({place for adapter in adapters.values() for place in adapter}):
             parts = [adapter.get(place) for adapter in adapters.values()]
             a = torch.cat([part[0] for part in parts if part is not None])
@@ -222,8 +229,10 @@ class _Stack:
             a, b = functional.pad(a, (0, 0, 0, spare)), functional.pad(b, (0, spare))
             precision = "bf16" if a.dtype == torch.bfloat16 else "fp32"
             linears[place] = (make_linear(a, precision=precision), make_linear(b, precision=precision))
+            if a.device.type == "cpu" and len(a) <= _SMALL_RANK:
+                plain[place] = (a.T.float().contiguous(), b.T.float().contiguous())
             columns[place] = (*(0 if part is None else len(part[0]) for part in parts), spare)
-        return cls(tuple(adapters), linears, columns)
+        return cls(tuple(adapters), linears, plain, columns)
 
 
 def _filled(rank: int) -> int:
@@ -243,14 +252,22 @@ class Active:
 
     def add(self, out: Tensor, x: Tensor, *, layer: int, part: str) -> None:
         """Changes out (T, out), the output of a layer's part for x (T, in)."""
-        linears = self.stack.linears.get((layer, part))
+        place = (layer, part)
+        linears = self.stack.linears.get(place)
         if linears is None:
             return
-        low = linears[0](x.to(self.dtype))
-        if self.rows is not None:
-            # Not a product with 0: what another row's adapter makes of this row may be infinite.
-            low.masked_fill_(self._mask(self.rows, self.stack.columns[layer, part]), 0)
-        out.add_(linears[1](low))
+        plain = self.stack.plain.get(place)
+        if plain is not None and plain[0].shape[1] * len(x) <= _SMALL:
+            out.add_(self._own(x.float().mm(plain[0]), place).mm(plain[1]))
+        else:
+            out.add_(linears[1](self._own(linears[0](x.to(self.dtype)), place)))
+
+    def _own(self, low: Tensor, place: tuple[int, str]) -> Tensor:
+        """Leaves each row what its own adapter makes of it."""
+        if self.rows is None:
+            return low
+        # Not a product with 0: what another row's adapter makes of this row may be infinite.
+        return low.masked_fill_(self._mask(self.rows, self.stack.columns[place]), 0)
 
     def _mask(self, rows: Tensor, ranks: tuple[int, ...]) -> Tensor:
         """Tells where a column belongs to another adapter than the row's; most layers share one mask."""

@@ -11,13 +11,14 @@ from services.generator.domain import Work
 from tests.fakes.generator_pool import BLOCK, DIM, HEADS, KV_HEADS, new_pool
 
 NUM_BLOCKS = 1200
+TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.bfloat16: {"rtol": 0.02, "atol": 0.08}}
 
 
 class Streams:
     """Lets streams of random lengths decode, as a scheduler would, and writes their keys and values."""
 
-    def __init__(self, *, max_positions: int, seed: int) -> None:
-        self.pool = new_pool(NUM_BLOCKS)
+    def __init__(self, *, max_positions: int, seed: int, dtype: torch.dtype = torch.float32) -> None:
+        self.pool = new_pool(NUM_BLOCKS, dtype)
         self.lanes = Lanes(self.pool, max_positions=max_positions)
         self.random = random.Random(seed)
         self.torch = torch.Generator().manual_seed(seed)
@@ -55,18 +56,20 @@ class Streams:
         plan = attention.groups(works, [slab for slab, _ in placed], self.pool, heads=HEADS)
         for layer in (0, 1):
             kv, q = self._fresh(len(works)), self._fresh(len(works))[:, :KV_HEADS].unsqueeze(2).repeat(1, 1, 2, 1)
+            q = q.float()
             for row, work in enumerate(works):
                 self._write(work.stream, layer, kv[row : row + 1], work.start)
             found = torch.empty(len(works), HEADS * DIM)
             attention.attend(q, kv, pool=self.pool, layer=layer, plan=plan, out=found)
             for row, work in enumerate(works):
-                torch.testing.assert_close(found[row], self._wanted(q[row], work, layer), rtol=1e-4, atol=1e-5)
+                wanted = self._wanted(q[row], work, layer)
+                torch.testing.assert_close(found[row], wanted, **TOLERANCE[self.pool.dtype])
         for work in works:
             self.lengths[work.stream] += 1
         return [len(indices) for _, indices in placed]
 
     def _fresh(self, rows: int) -> torch.Tensor:
-        return torch.randn(rows, 2 * KV_HEADS, DIM, generator=self.torch)
+        return torch.randn(rows, 2 * KV_HEADS, DIM, generator=self.torch).to(self.pool.dtype)
 
     def _work(self, stream: int) -> Work:
         start = self.lengths[stream]
@@ -85,7 +88,7 @@ class Streams:
         self.pool.store(layer, slots, kv)
 
     def _wanted(self, q: torch.Tensor, work: Work, layer: int) -> torch.Tensor:
-        keys, values = self.pool.read(layer, torch.tensor(work.blocks))
+        keys, values = (part.float() for part in self.pool.read(layer, torch.tensor(work.blocks)))
         seen = work.start + 1
         rows = [
             (q[head, repeat] @ keys[head, :seen].T).softmax(-1) @ values[head, :seen]
@@ -97,7 +100,9 @@ class Streams:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_rows_attend_to_what_their_blocks_hold_whoever_comes_and_goes(seed: int) -> None:
-    streams = Streams(max_positions=8_000 if seed % 2 else 1_200, seed=seed)
+    # In bf16 what is small goes by another way.
+    dtype = torch.bfloat16 if seed % 4 < 2 else torch.float32
+    streams = Streams(max_positions=8_000 if seed % 2 else 1_200, seed=seed, dtype=dtype)
     for _ in range(60):
         if streams.lengths and streams.random.random() < 0.25:
             leaving = streams.random.choice(sorted(streams.lengths))
