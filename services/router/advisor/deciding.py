@@ -8,6 +8,8 @@ from services.router.advisor.framework import Framework, Lead, Leaf, Question, V
 from services.router.advisor.money import weigh
 from services.router.domain.advice import LEVELS, Approach, Evidence, Factor, Flip, Money, PathStep, Profile, Vote
 
+_ANY_VOLUME = 1000
+"""Stands for any questions a month where there is no break-even: once a volume is told, retrieval is the cheaper."""
 NAMES = {Approach.RAG: "retrieval", Approach.FINE_TUNE: "fine-tuning", Approach.HYBRID: "hybrid"}
 
 
@@ -136,6 +138,7 @@ def _alternatives(framework: Framework, profile: Profile, now: Decision, factor:
         limit = math.inf if profile.latency_limit_ms is None else profile.latency_limit_ms
         for step in (*sorted(framework.latency_steps(), key=lambda step: (abs(step - limit), -step)), None):
             yield replace(profile, latency_limit_ms=step)
-    elif now.money is not None and now.money.break_even is not None:
-        for volume in (now.money.break_even, now.money.break_even - 1):
+    elif now.money is not None:
+        even = now.money.break_even
+        for volume in (_ANY_VOLUME,) if even is None else (even, even - 1):
             yield replace(profile, questions_per_month=volume)

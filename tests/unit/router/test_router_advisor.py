@@ -4,11 +4,11 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from services.router.advisor import Advisor, read
 from services.router.advisor.deciding import decide, flips, told, with_level
-from services.router.domain.advice import LEVELS, PATTERNS, Approach, Factor, Profile
+from services.router.domain.advice import LEVELS, PATTERNS, Approach, Costs, Factor, Profile
 from tests.fakes.advice import COSTS, PROFILES, profile
 
 FRAMEWORK = read()
@@ -110,6 +110,7 @@ def _changed(one: Profile, factor: Factor, words: str) -> Profile:
 
 @settings(max_examples=60, deadline=None)
 @given(PROFILES)
+@example(profile(data_volatility="monthly", domain_specificity="general", costs=Costs()))  # no break-even
 def test_every_flip_flips_and_none_is_missing(one: Profile) -> None:
     now = decide(FRAMEWORK, one).leaf
     found = flips(FRAMEWORK, one)
