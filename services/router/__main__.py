@@ -9,6 +9,7 @@ from services.router.advisor import Advisor, AnswerWindow, LiveEvidence, Verdict
 from services.router.audit import AuditLog, AuditReader, Payloads
 from services.router.backend import (
     Breaker,
+    Hedge,
     PeerDocuments,
     PeerEmbedder,
     PeerGenerator,
@@ -124,8 +125,9 @@ class _Peers:
             )
             for channel, peer in zip(self._channels, (EMBEDDER, RETRIEVER, GENERATOR), strict=True)
         )
-        self.embedder = PeerEmbedder(*to_embedder)
-        self.retriever = PeerRetriever(*to_retriever)
+        hedges = {peer: Hedge(peer, after_s=config.hedge_seconds, metrics=metrics) for peer in (EMBEDDER, RETRIEVER)}
+        self.embedder = PeerEmbedder(*to_embedder, hedges[EMBEDDER])
+        self.retriever = PeerRetriever(*to_retriever, hedges[RETRIEVER])
         self.generator = PeerGenerator(*to_generator)
         self.documents = PeerDocuments(to_retriever[0])
         self.grounding = SentenceGrounding(

@@ -28,6 +28,14 @@ class RouterConfig(ServerConfig):
         minimum=1,
         maximum=1000,
     )
+    hedge_seconds: float = setting(
+        0.0,
+        help="After how long without an answer Embed and Search are sent once more, to another replica where there is "
+        "one; a little over their p95 is a good time. At most a tenth of the calls are; 0 never sends twice.",
+        unit="s",
+        minimum=0.0,
+        maximum=60,
+    )
     breaker_seconds: float = setting(
         5.0,
         help="How long such a peer is not asked; then one call tries it.",

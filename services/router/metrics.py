@@ -92,6 +92,12 @@ class RouterMetrics:
             ["component"],
             registry=registry,
         )
+        self.hedges = Counter(
+            "tandem_router_hedges_total",
+            "Calls that were sent once more because their answer took long.",
+            ["component"],
+            registry=registry,
+        )
         self.audit_append_seconds = Histogram(
             "tandem_router_audit_append_seconds",
             "Time from handing over an audit entry to its durability.",

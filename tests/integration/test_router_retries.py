@@ -1,4 +1,4 @@
-"""How often the router asks a peer that fails, over real gRPC: once more at most, never while its breaker is open."""
+"""How often the router asks a peer that fails or is slow: once more at most, never while its breaker is open."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from services.router.backend import (
     BREAKER_OPEN,
     Breaker,
+    Hedge,
     PeerEmbedder,
     PeerGenerator,
     PeerLikelihoodScorer,
@@ -41,7 +42,7 @@ async def generate(channel: grpc.aio.Channel, breaker: Breaker) -> list[object]:
 
 
 CALLS: dict[str, tuple[str, Message, Call]] = {
-    "embed": ("Embed", VECTORS, lambda c, b: PeerEmbedder(c, b).embed("x", timeout_s=9.0)),
+    "embed": ("Embed", VECTORS, lambda c, b: PeerEmbedder(c, b, hedge()).embed("x", timeout_s=9.0)),
     "embed texts": ("Embed", VECTORS, lambda c, b: PeerTextEmbedder(c, b).embed_texts(["x"], timeout_s=9.0)),
     "classify pairs": (
         "ClassifyPairs",
@@ -51,7 +52,7 @@ CALLS: dict[str, tuple[str, Message, Call]] = {
     "search": (
         "Search",
         retriever.SearchResponse(),
-        lambda c, b: PeerRetriever(c, b).search("x", vector=None, top_k=1, as_of=None, timeout_s=9.0),
+        lambda c, b: PeerRetriever(c, b, hedge()).search("x", vector=None, top_k=1, as_of=None, timeout_s=9.0),
     ),
     "adapters": (
         "ListAdapters",
@@ -71,6 +72,10 @@ EVERY_CALL = pytest.mark.parametrize(("method", "answer", "call"), CALLS.values(
 async def peer(canned: Canned) -> AsyncIterator[grpc.aio.Channel]:
     async with hosted(canned.app()) as address, connect(address, token="alice-token") as channel:
         yield channel
+
+
+def hedge(after_s: float = 0.0) -> Hedge:
+    return Hedge("peer", after_s=after_s, metrics=RouterMetrics(CollectorRegistry()))
 
 
 def breaker(max_failures: int = 5) -> Breaker:
@@ -137,7 +142,7 @@ async def test_a_peer_that_keeps_failing_is_no_longer_asked_twice():
     async with peer(canned) as channel:
         for _ in range(20):
             with pytest.raises(errors.Unavailable):
-                await PeerEmbedder(channel, patient).embed("x", timeout_s=9.0)
+                await PeerEmbedder(channel, patient, hedge()).embed("x", timeout_s=9.0)
     assert 20 < len(canned.asked["Embed"]) < 26
 
 
@@ -158,14 +163,14 @@ async def test_silence_until_the_deadline_opens_it(margin: float):
         await channel.channel_ready()
         with pytest.raises((errors.DeadlineExceeded, TimeoutError)):
             async with asyncio.timeout(0.3 + margin):
-                await PeerEmbedder(channel, once).embed("x", timeout_s=0.3)
+                await PeerEmbedder(channel, once, hedge()).embed("x", timeout_s=0.3)
     assert once.state == "open"
 
 
 async def test_a_caller_who_leaves_opens_nothing():
     silent, once = _Silent(Embed=VECTORS, StreamGenerate=STARTED), breaker(max_failures=1)
     async with peer(silent) as channel:
-        calls = (PeerEmbedder(channel, once).embed("x", timeout_s=20.0), generate(channel, once))
+        calls = (PeerEmbedder(channel, once, hedge()).embed("x", timeout_s=20.0), generate(channel, once))
         waiting = [asyncio.create_task(call) for call in calls]
         assert {await silent.arrived.get(), await silent.arrived.get()} == {"Embed", "StreamGenerate"}
         for task in waiting:
@@ -173,3 +178,40 @@ async def test_a_caller_who_leaves_opens_nothing():
         ended = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(one, asyncio.CancelledError) for one in ended)
     assert once.state == "closed"
+
+
+class _Replica(Canned):
+    """Answers at once, or never while it is stuck."""
+
+    def __init__(self) -> None:
+        super().__init__(Search=retriever.SearchResponse())
+        self.stuck = False
+        self.left = asyncio.Event()
+
+    async def _keep(self, method: str, request: object) -> None:
+        self.asked[method].append(request)
+        try:
+            if self.stuck:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+
+
+async def test_what_a_replica_is_slow_to_answer_another_one_answers():
+    one, other = _Replica(), _Replica()
+    async with hosted(one.app()) as here, hosted(other.app()) as there:
+        async with connect(f"ipv4:{here},{there}", token="alice-token") as channel:
+            asking = PeerRetriever(channel, breaker(), hedge(after_s=0.2))
+
+            async def search() -> None:
+                await asking.search("x", vector=None, top_k=1, as_of=None, timeout_s=60.0)
+
+            while not (len(one.asked["Search"]) > 9 and len(other.asked["Search"]) > 9):
+                await search()
+            one.stuck = True
+            before = len(one.asked["Search"])
+            while len(one.asked["Search"]) == before:
+                await search()
+            async with asyncio.timeout(60):
+                await one.left.wait()

@@ -9,11 +9,13 @@ from services.router.backend.documents import PeerDocuments
 from services.router.backend.embedder import PeerEmbedder
 from services.router.backend.generator import PeerGenerator
 from services.router.backend.grounding import PeerLikelihoodScorer, PeerPairClassifier, PeerTextEmbedder
+from services.router.backend.hedging import Hedge
 from services.router.backend.retriever import PeerRetriever
 
 __all__ = [
     "BREAKER_OPEN",
     "Breaker",
+    "Hedge",
     "PeerDocuments",
     "PeerEmbedder",
     "PeerGenerator",

@@ -6,6 +6,7 @@ from datetime import datetime
 import grpc
 
 from services.router.backend.breakers import Breaker
+from services.router.backend.hedging import Hedge
 from services.router.domain import LabelCondition, Passage, QueryVector, Span
 from tandem.v1 import common_pb2, retriever_service_pb2, retriever_service_pb2_grpc
 
@@ -13,9 +14,10 @@ from tandem.v1 import common_pb2, retriever_service_pb2, retriever_service_pb2_g
 class PeerRetriever:
     """Implements services.router.domain.Retriever by RetrieverService."""
 
-    def __init__(self, channel: grpc.aio.Channel, breaker: Breaker) -> None:
+    def __init__(self, channel: grpc.aio.Channel, breaker: Breaker, hedge: Hedge) -> None:
         self._stub = retriever_service_pb2_grpc.RetrieverServiceStub(channel)
         self._breaker = breaker
+        self._hedge = hedge
 
     async def search(
         self,
@@ -39,7 +41,7 @@ class PeerRetriever:
         if as_of is not None:
             request.as_of.FromDatetime(as_of)
         with self._breaker.calling(timeout_s):
-            response = await self._stub.Search(request, timeout=timeout_s)
+            response = await self._hedge.first(lambda s: self._stub.Search(request, timeout=s), timeout_s)
         return tuple(passage_of(passage) for passage in response.passages)
 
 
