@@ -106,9 +106,13 @@ async def test_a_peer_out_of_reach_leaves_it_to_the_other_call():
     first = sets(failed, fails(grpc.StatusCode.UNAVAILABLE, after=sent))
     # The second call answers some turns of the loop after the first has failed.
     assert await peer.ask(first, sets(sent, says("second", after=failed))) == "second"
-    peer = Peer()
+
+
+async def test_where_neither_is_in_reach_that_is_told():
+    peer, sent = Peer(), asyncio.Event()
     with pytest.raises(grpc.RpcError):
         await peer.ask(fails(grpc.StatusCode.UNAVAILABLE, after=sent), sets(sent, fails(grpc.StatusCode.UNAVAILABLE)))
+    assert peer.hedges == 1
 
 
 async def test_a_refusal_is_final():
